@@ -1,0 +1,69 @@
+# Needs git, make and any Python 3. Everything else is installed into this folder.
+SHELL := /bin/sh
+TOOLS := .tools
+UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
+VENV := $(or $(UV_PROJECT_ENVIRONMENT),.venv)
+PYTHON := $(VENV)/bin/python
+export UV_PYTHON_PREFERENCE ?= system
+
+.DEFAULT_GOAL := help
+.PHONY: help install run serve test check lint types migrations schema format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# uv where it is missing: by venv, else by pip, else by its own installer. A bare Debian python3 has neither of the first two.
+$(TOOLS)/bin/uv:
+	@echo "Installing uv into $(TOOLS)/ …"
+	@rm -rf $(TOOLS)
+	@{ python3 -m venv $(TOOLS) && $(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'; } >$(TOOLS).log 2>&1 \
+	  || { rm -rf $(TOOLS); mkdir -p $(TOOLS)/bin; python3 -m pip install --quiet --disable-pip-version-check --target $(TOOLS)/lib 'uv>=0.9' >>$(TOOLS).log 2>&1 \
+	       && ln -s ../lib/bin/uv $(TOOLS)/bin/uv; } \
+	  || { rm -rf $(TOOLS); python3 -c "import urllib.request as u; print(u.urlopen('https://astral.sh/uv/install.sh').read().decode())" 2>>$(TOOLS).log \
+	       | UV_UNMANAGED_INSTALL=$(CURDIR)/$(TOOLS)/bin sh >>$(TOOLS).log 2>&1; }
+	@test -x $@ || { cat $(TOOLS).log; echo "uv could not be installed; see https://docs.astral.sh/uv/"; exit 1; }
+	@rm -f $(TOOLS).log
+
+install: $(UV) ## Install what the service and its tests need, as locked
+	@$(UV) sync --frozen --quiet || $(UV) sync --frozen --quiet --python '>=3.12'
+
+run: install ## Migrate, seed and serve on 127.0.0.1:8000, and print how to use it
+	@$(PYTHON) manage.py prepare_development
+	@exec $(PYTHON) -m gunicorn -c deploy/gunicorn.conf.py
+
+serve: ## The production server alone, configured by the environment
+	@$(PYTHON) manage.py collectstatic --noinput --verbosity 0
+	@exec env MALLOC_ARENA_MAX=2 $(PYTHON) -m gunicorn -c deploy/gunicorn.conf.py
+
+test: install ## The test suite
+	$(PYTHON) -m pytest -n auto
+
+check: install lint types migrations schema-check ## Everything that CI runs; on PostgreSQL too if TEST_DATABASE_URL says where
+	env -u TEST_DATABASE_URL $(MAKE) test
+	@if [ -n "$$TEST_DATABASE_URL" ]; then $(MAKE) test; \
+	elif [ -n "$$CI" ]; then echo "CI must also test on PostgreSQL: TEST_DATABASE_URL is not set."; exit 1; \
+	else echo "Not tested on PostgreSQL. To do so: TEST_DATABASE_URL=postgres://user:password@host/name make check"; fi
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+
+migrations:
+	$(PYTHON) manage.py makemigrations --check --dry-run
+
+schema: install ## Write docs/api/openapi.yaml and .json anew
+	$(PYTHON) manage.py export_openapi
+
+.PHONY: schema-check
+schema-check:
+	$(PYTHON) manage.py export_openapi --check
+
+format: install ## Format the code
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+clean: ## Remove what was installed and made, but no data
+	rm -rf .venv $(TOOLS) staticfiles .pytest_cache .mypy_cache .ruff_cache

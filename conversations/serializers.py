@@ -1,0 +1,256 @@
+"""Requests: DRF serializers. Answers: serializers for the schema, plain dicts for the wire; a test compares them."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from rest_framework import serializers
+
+from conversations.models import Conversation, ConversationQuerySet, Message, MessageQuerySet
+from conversations.services import Draft
+from personas.models import texts
+from personas.serializers import absolute
+from yral_chat.database import Statement
+from yral_chat.schema import Object
+
+RECENT_MESSAGES = 10
+MOST_MEDIA = 10
+MESSAGE = (
+    "id",
+    "conversation_id",
+    "role",
+    "content",
+    "message_type",
+    "media_urls",
+    "audio_url",
+    "audio_duration_seconds",
+    "token_count",
+    "created_at",
+    "blocked",
+)
+CONVERSATION = ("id", "user_id", "influencer_id", "created_at", "updated_at", "message_count")
+PERSONA = ("id", "name", "display_name", "avatar_url", "category", "suggested_messages")
+
+
+class OpenConversationSerializer(serializers.Serializer[Any]):
+    influencer_id = serializers.CharField()
+
+
+class MessageTypeField(serializers.ChoiceField):
+    """In any case; says what is allowed and not what was sent."""
+
+    default_error_messages = {"invalid_choice": "Must be one of: text, image, multimodal, audio."}
+
+    def to_internal_value(self, data: Any) -> str:
+        return str(super().to_internal_value(data.lower() if isinstance(data, str) else ""))
+
+
+class TextField(serializers.CharField):
+    """Text that can't be meant as a number."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class MediaListField(serializers.ListField):
+    """Up to ten; a bare string counts as a list of one."""
+
+    child = serializers.CharField(max_length=2048)
+    default_error_messages = {
+        "not_a_list": "Expected a list of strings.",
+        "max_length": "At most {max_length} are allowed.",
+    }
+
+    def to_internal_value(self, data: Any) -> Any:
+        items = [data] if isinstance(data, str) else data
+        if isinstance(items, list) and not all(isinstance(item, str) for item in items):
+            self.fail("not_a_list")
+        if isinstance(items, list) and len(items) > MOST_MEDIA:  # before each of thousands is judged
+            self.fail("max_length", max_length=MOST_MEDIA)
+        return super().to_internal_value(items)
+
+
+class SendMessageSerializer(serializers.Serializer[Any]):
+    message_type = MessageTypeField(choices=Message.Type.choices)
+    content = serializers.CharField(required=False, allow_null=True, allow_blank=True, max_length=4000)
+    media_urls = MediaListField(required=False, allow_null=True)
+    audio_url = TextField(required=False, allow_null=True, allow_blank=True, max_length=2048)
+    audio_duration_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=300)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        kind = attrs["message_type"]
+        if kind != Message.Type.TEXT:
+            raise serializers.ValidationError({"message_type": f"Messages of type {kind} are not available yet."})
+        if not attrs.get("content"):
+            raise serializers.ValidationError({"content": "A text message needs content."}, code="required")
+        return attrs
+
+    def draft(self) -> Draft:
+        sent = self.validated_data
+        return Draft(
+            message_type=sent["message_type"],
+            content=sent.get("content") or "",
+            media_urls=sent.get("media_urls") or [],
+            audio_url=sent.get("audio_url") or None,
+            audio_duration_seconds=sent.get("audio_duration_seconds"),
+        )
+
+
+class MessageSerializer(serializers.ModelSerializer[Message]):
+    conversation_id = serializers.UUIDField()
+    media_urls = serializers.ListField(child=serializers.CharField())
+
+    class Meta:
+        model = Message
+        fields = MESSAGE
+        read_only_fields = MESSAGE
+
+
+class PersonaOfConversationSerializer(Object):
+    id = serializers.CharField()
+    name = serializers.CharField()
+    display_name = serializers.CharField()
+    avatar_url = serializers.CharField()
+    category = serializers.CharField()
+    suggested_messages = serializers.ListField(
+        child=serializers.CharField(),
+        allow_null=True,
+        help_text="Null once the conversation has more than one message.",
+    )
+
+
+class LastMessageSerializer(Object):
+    content = serializers.CharField()
+    role = serializers.ChoiceField(choices=Message.Role.choices)
+    created_at = serializers.DateTimeField()
+
+
+class ConversationSerializer(serializers.ModelSerializer[Conversation]):
+    influencer = PersonaOfConversationSerializer()
+    influencer_id = serializers.CharField()
+    unread_count = serializers.IntegerField()
+    last_message = LastMessageSerializer(allow_null=True)
+    recent_messages = MessageSerializer(many=True, help_text="The newest ten, newest first.")
+
+    class Meta:
+        model = Conversation
+        fields = (*CONVERSATION, "influencer", "unread_count", "last_message", "recent_messages")
+        read_only_fields = CONVERSATION
+
+
+class ConversationPageSerializer(Object):
+    conversations = ConversationSerializer(many=True)
+    total = serializers.IntegerField()
+    limit = serializers.IntegerField()
+    offset = serializers.IntegerField()
+
+
+class MessagePageSerializer(Object):
+    conversation_id = serializers.UUIDField()
+    messages = MessageSerializer(many=True)
+    total = serializers.IntegerField()
+    limit = serializers.IntegerField()
+    offset = serializers.IntegerField()
+
+
+class TurnSerializer(Object):
+    user_message = MessageSerializer()
+    assistant_message = MessageSerializer()
+    blocked = serializers.BooleanField()
+
+
+class DeletedSerializer(Object):
+    success = serializers.BooleanField()
+    message = serializers.CharField()
+    deleted_conversation_id = serializers.UUIDField()
+    deleted_messages_count = serializers.IntegerField()
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """The same keys as a row of .values(*MESSAGE)."""
+    return {name: getattr(message, name) for name in MESSAGE}
+
+
+def _page(conversation_id: uuid.UUID, after: int, last: int) -> MessageQuerySet:
+    return Message.objects.of(conversation_id).filter(sequence__gt=after, sequence__lte=last)
+
+
+# The conversation's id needn't be read and made anew for each row.
+_IN_CONVERSATION = tuple(name for name in MESSAGE if name != "conversation_id")
+_EXAMPLE = uuid.UUID(int=1), 2, 3
+_PAGES = {
+    "asc": Statement(lambda *of: _page(*of).order_by("sequence").values(*_IN_CONVERSATION), *_EXAMPLE, for_json=True),
+    "desc": Statement(lambda *of: _page(*of).newest_first().values(*_IN_CONVERSATION), *_EXAMPLE, for_json=True),
+}
+
+
+def messages_page(conversation: Conversation, *, offset: int, limit: int, order: str) -> list[dict[str, Any]]:
+    """As a range of sequences: page 800 costs what page 1 does."""
+    last = offset + limit if order == "asc" else conversation.message_count - offset
+    rows = _PAGES[order](conversation.pk, last - limit, last)
+    for row in rows:
+        row["conversation_id"] = conversation.pk
+    return rows
+
+
+@cache
+def _recent(count: int) -> Statement:
+    """The recent messages of `count` conversations."""
+    examples = [uuid.UUID(int=n + 1) for n in range(count)]
+    return Statement(
+        lambda *ids: Message.objects.recent(ids, RECENT_MESSAGES).values(*MESSAGE), *examples, for_json=True
+    )
+
+
+def conversation_rows(conversations: ConversationQuerySet) -> Any:
+    """The flat rows that conversations_json takes; the persona's instructions aren't read."""
+    persona = (f"influencer__{name}" for name in PERSONA if name != "id")
+    return conversations.values(*CONVERSATION, *persona)
+
+
+def conversation_row(conversation: Conversation) -> dict[str, Any]:
+    """The same row of a conversation at hand."""
+    row = {name: getattr(conversation, name) for name in CONVERSATION}
+    return row | {f"influencer__{name}": getattr(conversation.influencer, name) for name in PERSONA if name != "id"}
+
+
+def conversations_json(rows: Iterable[dict[str, Any]], base_url: str) -> list[dict[str, Any]]:
+    """Two queries whatever the number: the rows, and the recent messages of all of them."""
+    rows = list(rows)
+    recent: dict[str, list[dict[str, Any]]] = {str(row["id"]): [] for row in rows}
+    for message in _recent(len(rows))(*(row["id"] for row in rows)) if rows else ():
+        recent[str(message["conversation_id"])].append(message)
+    return [_conversation_json(row, recent[str(row["id"])], base_url) for row in rows]
+
+
+def opened_json(conversation: Conversation, greeting: Message | None, base_url: str) -> dict[str, Any]:
+    """A conversation at hand; of a new one the recent messages are known: its greeting, if it has one."""
+    row = conversation_row(conversation)
+    if greeting:
+        return _conversation_json(row, [message_json(greeting)], base_url)
+    return conversations_json([row], base_url)[0]
+
+
+def _conversation_json(row: dict[str, Any], recent: list[dict[str, Any]], base_url: str) -> dict[str, Any]:
+    persona = {name: row.pop(f"influencer__{name}") for name in PERSONA if name != "id"}
+    persona["id"] = row["influencer_id"]
+    persona["avatar_url"] = absolute(persona["avatar_url"], base_url)
+    persona["suggested_messages"] = texts(persona["suggested_messages"]) if row["message_count"] <= 1 else None
+    return {
+        **row,
+        "influencer": persona,
+        "unread_count": 0,
+        "last_message": {name: recent[0][name] for name in ("content", "role", "created_at")} if recent else None,
+        "recent_messages": recent,
+    }
+
+
+def turn_json(question: Message, answer: Message) -> Mapping[str, Any]:
+    return {
+        "user_message": message_json(question),
+        "assistant_message": message_json(answer),
+        "blocked": answer.blocked,
+    }

@@ -1,0 +1,51 @@
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import ViewSet
+
+from personas.models import Influencer
+from personas.serializers import LISTED, InfluencerPageSerializer, InfluencerSerializer, influencer_json, listed
+from yral_chat.errors import NotFound
+from yral_chat.pagination import page_of
+from yral_chat.schema import ID, PAGE, errors
+
+
+@extend_schema_view(
+    list=extend_schema(
+        operation_id="listInfluencers",
+        summary="The personas, active ones first",
+        parameters=PAGE(limit=50, most=100),
+        responses={200: InfluencerPageSerializer, **errors(422)},
+    ),
+    retrieve=extend_schema(
+        operation_id="getInfluencer",
+        summary="One active persona",
+        parameters=[ID("influencer_id")],
+        responses={200: InfluencerSerializer, **errors(404)},
+    ),
+)
+class InfluencerViewSet(ViewSet):
+    """Public: a token isn't needed, and a bad one isn't looked at."""
+
+    tag = "Personas"
+    authentication_classes = ()
+    permission_classes = ()
+    serializer_class = InfluencerSerializer
+
+    def list(self, request: Request) -> Response:
+        page = page_of(request, limit=50, most=100)
+        base_url = request.build_absolute_uri("/")[:-1]
+        return Response(
+            {
+                "influencers": [influencer_json(row, base_url) for row in listed(page)()],
+                "total": Influencer.objects.count(),
+                "limit": page.limit,
+                "offset": page.offset,
+            }
+        )
+
+    def retrieve(self, request: Request, influencer_id: str) -> Response:
+        row = Influencer.objects.active_with_id(influencer_id).values(*LISTED).first()
+        if row is None:
+            raise NotFound("Influencer not found")
+        return Response(influencer_json(row, request.build_absolute_uri("/")[:-1]))

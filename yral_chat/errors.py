@@ -1,0 +1,179 @@
+"""What can go wrong, and how it's said: exception class → (status, code) in one table, and one handler.
+
+Services raise the plain exceptions below (or the model door's); they know nothing of HTTP.
+Every non-2xx answer is {"error": code, "message": sentence, "details": {…}}; contract.md lists the codes.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+from django.conf import settings
+from django.core import exceptions as django
+from django.db import OperationalError, connection
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.multipartparser import MultiPartParserError
+from django.views import defaults
+from rest_framework import exceptions as rest
+from rest_framework.renderers import BrowsableAPIRenderer
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from yral_chat import ai
+from yral_chat.json import FastJSONRenderer, dumps
+
+logger = logging.getLogger(__name__)
+
+
+class NotFound(Exception):
+    """It doesn't exist, or not any more. The text is for the caller."""
+
+
+class Forbidden(Exception):
+    """It exists and belongs to somebody else."""
+
+
+class Invalid(Exception):
+    """A value that no serializer could judge. `loc` points to it in the request, as in details.errors."""
+
+    def __init__(self, message: str, *, loc: list[str | int], kind: str = "invalid") -> None:
+        super().__init__(message)
+        self.loc, self.kind = loc, kind
+
+
+STATUS: dict[type[Exception], tuple[int, str]] = {
+    rest.ParseError: (400, "bad_request"),
+    django.BadRequest: (400, "bad_request"),
+    django.SuspiciousOperation: (400, "bad_request"),
+    MultiPartParserError: (400, "bad_request"),
+    rest.AuthenticationFailed: (401, "unauthorized"),
+    rest.NotAuthenticated: (401, "unauthorized"),
+    Forbidden: (403, "forbidden"),
+    django.PermissionDenied: (403, "forbidden"),
+    rest.PermissionDenied: (403, "forbidden"),
+    NotFound: (404, "not_found"),
+    Http404: (404, "not_found"),
+    rest.NotFound: (404, "not_found"),
+    rest.MethodNotAllowed: (405, "method_not_allowed"),
+    django.RequestDataTooBig: (413, "payload_too_large"),
+    rest.UnsupportedMediaType: (415, "unsupported_media_type"),
+    Invalid: (422, "validation_error"),
+    rest.ValidationError: (422, "validation_error"),
+    ai.ModelError: (503, "ai_service_unavailable"),
+    jwt.PyJWKClientConnectionError: (503, "authentication_unavailable"),
+    Exception: (500, "internal_server_error"),
+}
+
+MESSAGES = {
+    "bad_request": "The request could not be understood.",
+    "forbidden": "You are not allowed to do this.",
+    "not_found": "There is nothing at this address.",
+    "payload_too_large": "The request body is too large.",
+    "unsupported_media_type": "Send the body as application/json.",
+    "validation_error": "The request is not valid.",
+    "internal_server_error": "Something went wrong on our side. Please try again later.",
+    "authentication_unavailable": "Tokens can't be checked right now. Please try again in a moment.",
+    "ai_service_unavailable": "The persona can't answer right now. Please try again in a moment.",
+}
+OWN_WORDS = (NotFound, Forbidden, Invalid, rest.ParseError, rest.AuthenticationFailed, rest.NotAuthenticated)
+
+
+def status_and_code(exc: Exception) -> tuple[int, str]:
+    """Of the nearest class in the table."""
+    return next(STATUS[kind] for kind in type(exc).__mro__ if kind in STATUS)
+
+
+def body(code: str, message: str, details: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"error": code, "message": message, "details": details or {}}
+
+
+def handle(exc: Exception, context: Mapping[str, Any]) -> Response:
+    """Every exception of a view, as an answer. Set as DRF's EXCEPTION_HANDLER."""
+    set_rollback()
+    status, code = status_and_code(exc)
+    if status == 500:
+        logger.exception("Unhandled %s", type(exc).__name__)
+        if isinstance(exc, OperationalError):
+            connection.close()
+    elif status == 503:
+        logger.warning("%s: %s", code, exc)
+    request: Any = context["request"]
+    if not isinstance(getattr(request, "accepted_renderer", None), BrowsableAPIRenderer):
+        request.accepted_renderer = FastJSONRenderer()
+        request.accepted_media_type = FastJSONRenderer.media_type
+    return Response(body(code, _message(exc, code), _details(exc)), status=status, headers=_headers(exc))
+
+
+def _message(exc: Exception, code: str) -> str:
+    if code == "internal_server_error" and settings.DEBUG:
+        return f"{type(exc).__name__}: {exc}"
+    if code == "method_not_allowed":
+        return f"This address doesn't answer {getattr(exc, 'method', 'that method')}."
+    if isinstance(exc, OWN_WORDS) and str(exc):
+        return str(exc)
+    return MESSAGES.get(code, "The request failed.")
+
+
+def _details(exc: Exception) -> dict[str, Any]:
+    if isinstance(exc, Invalid):
+        return {"errors": [{"loc": exc.loc, "msg": str(exc), "type": exc.kind}]}
+    if isinstance(exc, rest.ValidationError):
+        return {"errors": list(_flat(exc.detail, ["body"]))}
+    return {}
+
+
+def _flat(detail: Any, loc: list[str | int]) -> Any:
+    """DRF's nested error details as a flat list; `loc` is the way to the value, as clients of the original know it."""
+    if isinstance(detail, Mapping):
+        for key, value in detail.items():
+            yield from _flat(value, loc if key == "non_field_errors" else [*loc, key])
+    elif isinstance(detail, list):
+        for index, value in enumerate(detail):
+            yield from _flat(value, loc if isinstance(value, str) else [*loc, index])
+    else:
+        yield {"loc": loc, "msg": str(detail), "type": getattr(detail, "code", "invalid")}
+
+
+def _headers(exc: Exception) -> dict[str, str]:
+    headers = {}
+    if auth := getattr(exc, "auth_header", None):
+        headers["WWW-Authenticate"] = auth
+    if status_and_code(exc)[0] == 503:
+        headers["Retry-After"] = str(getattr(exc, "retry_after", 5))
+    return headers
+
+
+def invalid_query(name: str, message: str, kind: str = "invalid") -> Invalid:
+    return Invalid(message, loc=["query", name], kind=kind)
+
+
+def too_large() -> HttpResponse:
+    return _plain("payload_too_large", 413)
+
+
+def _plain(code: str, status: int) -> HttpResponse:
+    return HttpResponse(dumps(body(code, MESSAGES[code])), content_type="application/json", status=status)
+
+
+# What Django itself answers outside of any view of ours (urls.py names these). /admin keeps Django's pages.
+def _outside(request: HttpRequest, code: str, status: int, page: Any) -> HttpResponse:
+    if request.path_info.startswith("/admin/"):
+        return page()  # type: ignore[no-any-return]
+    return _plain(code, status)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _outside(request, "bad_request", 400, lambda: defaults.bad_request(request, exception))
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _outside(request, "forbidden", 403, lambda: defaults.permission_denied(request, exception))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _outside(request, "not_found", 404, lambda: defaults.page_not_found(request, exception))
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return _outside(request, "internal_server_error", 500, lambda: defaults.server_error(request))

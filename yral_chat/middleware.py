@@ -1,0 +1,64 @@
+"""Headers that every answer carries, and the correlation id that ties an answer to its log lines."""
+
+import re
+import uuid
+from collections.abc import Callable
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, cast
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from yral_chat import errors
+from yral_chat.log import correlation_id
+
+SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class CorrelationMiddleware:
+    """X-Correlation-ID in (kept if it is short and plain) and out; X-API-Version out."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.META.get("HTTP_X_CORRELATION_ID", "")
+        correlation_id.set(given if SANE.fullmatch(given) else str(uuid.uuid4()))  # till the next: Django logs later
+        response = self.get_response(request)
+        response["X-Correlation-ID"] = correlation_id.get()
+        response["X-API-Version"] = "v1"
+        if request.method == "HEAD" and not response.streaming:
+            response.content = b""  # its length stands in the header
+        return response
+
+
+class ChunkedBodyMiddleware:
+    """A body sent in chunks, without a length, is measured here; Django and DRF take it for an empty one."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if "chunked" not in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
+            return self.get_response(request)
+        with SpooledTemporaryFile(max_size=65536) as body:
+            if not copied(_stream_of(request), body, settings.DATA_UPLOAD_MAX_MEMORY_SIZE):
+                return errors.too_large()
+            request.META["CONTENT_LENGTH"] = str(body.tell())
+            body.seek(0)
+            cast(Any, request)._stream = body
+            return self.get_response(request)
+
+
+def copied(source: IO[bytes], target: IO[bytes], most: int) -> bool:
+    """False, in the middle of it, if there are more than `most` bytes."""
+    while chunk := source.read(65536):
+        target.write(chunk)
+        if target.tell() > most:
+            return False
+    return True
+
+
+def _stream_of(request: HttpRequest) -> IO[bytes]:
+    environ = getattr(request, "environ", None)
+    return cast(IO[bytes], environ["wsgi.input"] if environ else cast(Any, request)._stream)
