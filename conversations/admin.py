@@ -1,5 +1,4 @@
 import uuid
-from typing import Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
@@ -9,25 +8,7 @@ from django.utils.html import format_html
 from django.utils.text import Truncator
 
 from conversations.models import Conversation, Message
-from yral_chat.pagination import CappedPaginator
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Staff look; nobody writes, deletes or renames what users and personas said."""
-
-    show_full_result_count = False
-    paginator = CappedPaginator
-    show_facets = admin.ShowFacets.NEVER
-    list_per_page = 50
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+from yral_chat.staff import ReadOnlyAdmin
 
 
 @admin.register(Conversation)
@@ -52,7 +33,7 @@ class ConversationAdmin(ReadOnlyAdmin):
     @admin.display(description="messages")
     def messages_link(self, conversation: Conversation) -> str:
         url = reverse("admin:conversations_message_changelist")
-        return format_html('<a href="{}?conversation__id__exact={}&o=1">Read</a>', url, conversation.pk)
+        return format_html('<a href="{}?conversation__id__exact={}&o=0">Read</a>', url, conversation.pk)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Conversation], search_term: str

@@ -100,6 +100,11 @@ class MessageQuerySet(models.QuerySet["Message"]):
             conversation__in=conversations, sequence__gt=F("conversation__message_count") - each
         ).order_by("conversation_id", "-sequence")
 
+    def shown_media(self) -> list[list[str]]:
+        """The media of each message that shows any."""
+        rows = self.exclude(media_urls=[], audio_url=None).values_list("media_urls", "audio_url")
+        return [[*urls, sound] if sound else urls for urls, sound in rows]
+
     def seen_by_the_model(self) -> Self:
         """Without blocked answers and the questions that they answer."""
         return self.filter(blocked=False).exclude(answer__blocked=True)

@@ -7,8 +7,10 @@ from typing import Any
 
 from rest_framework import serializers
 
+from conversations import prompts
 from conversations.models import Conversation, ConversationQuerySet, Message, MessageQuerySet
 from conversations.services import Draft
+from media_uploads import storage
 from personas.models import texts
 from personas.serializers import absolute
 from yral_chat.database import Statement
@@ -82,19 +84,25 @@ class SendMessageSerializer(serializers.Serializer[Any]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         kind = attrs["message_type"]
-        if kind != Message.Type.TEXT:
-            raise serializers.ValidationError({"message_type": f"Messages of type {kind} are not available yet."})
-        if not attrs.get("content"):
+        if kind == Message.Type.TEXT and not attrs.get("content"):
             raise serializers.ValidationError({"content": "A text message needs content."}, code="required")
+        if kind in prompts.WITH_PICTURES and not attrs.get("media_urls"):
+            raise serializers.ValidationError(
+                {"media_urls": f"A message of type {kind} needs media_urls."}, code="required"
+            )
+        if kind == Message.Type.AUDIO and not attrs.get("audio_url"):
+            raise serializers.ValidationError({"audio_url": "An audio message needs an audio_url."}, code="required")
         return attrs
 
-    def draft(self) -> Draft:
+    def draft(self, base_url: str) -> Draft:
+        """With links of ours turned back into the keys that they lead to."""
         sent = self.validated_data
+        sound = sent.get("audio_url") or None
         return Draft(
             message_type=sent["message_type"],
             content=sent.get("content") or "",
-            media_urls=sent.get("media_urls") or [],
-            audio_url=sent.get("audio_url") or None,
+            media_urls=[storage.key_of(url, base_url) or url for url in sent.get("media_urls") or []],
+            audio_url=sound and (storage.key_of(sound, base_url) or sound),
             audio_duration_seconds=sent.get("audio_duration_seconds"),
         )
 
@@ -169,9 +177,22 @@ class DeletedSerializer(Object):
     deleted_messages_count = serializers.IntegerField()
 
 
-def message_json(message: Message) -> dict[str, Any]:
+def message_json(message: Message, base_url: str) -> dict[str, Any]:
     """The same keys as a row of .values(*MESSAGE)."""
-    return {name: getattr(message, name) for name in MESSAGE}
+    return with_links({name: getattr(message, name) for name in MESSAGE}, base_url)
+
+
+def with_links(row: dict[str, Any], base_url: str) -> dict[str, Any]:
+    """Keys become links, signed anew; addresses of other sites stay as they are."""
+    if row["media_urls"]:
+        row["media_urls"] = [readable(url, base_url) for url in row["media_urls"]]
+    if row["audio_url"]:
+        row["audio_url"] = readable(row["audio_url"], base_url)
+    return row
+
+
+def readable(url: str, base_url: str) -> str:
+    return storage.url_for(url, base_url) if storage.KEY.fullmatch(url) else url
 
 
 def _page(conversation_id: uuid.UUID, after: int, last: int) -> MessageQuerySet:
@@ -187,12 +208,15 @@ _PAGES = {
 }
 
 
-def messages_page(conversation: Conversation, *, offset: int, limit: int, order: str) -> list[dict[str, Any]]:
+def messages_page(
+    conversation: Conversation, *, offset: int, limit: int, order: str, base_url: str
+) -> list[dict[str, Any]]:
     """As a range of sequences: page 800 costs what page 1 does."""
     last = offset + limit if order == "asc" else conversation.message_count - offset
     rows = _PAGES[order](conversation.pk, last - limit, last)
     for row in rows:
         row["conversation_id"] = conversation.pk
+        with_links(row, base_url)
     return rows
 
 
@@ -222,7 +246,7 @@ def conversations_json(rows: Iterable[dict[str, Any]], base_url: str) -> list[di
     rows = list(rows)
     recent: dict[str, list[dict[str, Any]]] = {str(row["id"]): [] for row in rows}
     for message in _recent(len(rows))(*(row["id"] for row in rows)) if rows else ():
-        recent[str(message["conversation_id"])].append(message)
+        recent[str(message["conversation_id"])].append(with_links(message, base_url))
     return [_conversation_json(row, recent[str(row["id"])], base_url) for row in rows]
 
 
@@ -230,7 +254,7 @@ def opened_json(conversation: Conversation, greeting: Message | None, base_url: 
     """A conversation at hand; of a new one the recent messages are known: its greeting, if it has one."""
     row = conversation_row(conversation)
     if greeting:
-        return _conversation_json(row, [message_json(greeting)], base_url)
+        return _conversation_json(row, [message_json(greeting, base_url)], base_url)
     return conversations_json([row], base_url)[0]
 
 
@@ -248,9 +272,9 @@ def _conversation_json(row: dict[str, Any], recent: list[dict[str, Any]], base_u
     }
 
 
-def turn_json(question: Message, answer: Message) -> Mapping[str, Any]:
+def turn_json(question: Message, answer: Message, base_url: str) -> Mapping[str, Any]:
     return {
-        "user_message": message_json(question),
-        "assistant_message": message_json(answer),
+        "user_message": message_json(question, base_url),
+        "assistant_message": message_json(answer, base_url),
         "blocked": answer.blocked,
     }

@@ -1,25 +1,39 @@
 """What happens to conversations. Nothing here knows HTTP; errors are those of yral_chat.errors and yral_chat.ai."""
 
 import hashlib
+import logging
 import re
 import time
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from django.conf import settings
 from django.db import IntegrityError
+from django.db.models import Q
 from django.utils import timezone
 
 from conversations import prompts
+from conversations.media import CannotOpen, opened, picture_for_model
 from conversations.models import Conversation, Message, get_owned
+from media_uploads import storage
+from media_uploads.models import MediaUpload
+from media_uploads.services import count_use, release, use_uploads
 from personas.models import Influencer
 from yral_chat import ai
 from yral_chat.database import Statement, insert, instance, release_connection, write_transaction
 from yral_chat.errors import Forbidden, NotFound
 
+logger = logging.getLogger(__name__)
+
 CONTEXT_MESSAGES = 10
+TO_STORE = 0.25  # seconds of the turn that are left for storing the answer
+TRANSCRIPTION_SHARE = 0.5  # of the time that is left, so that there is time for an answer
+PICTURES_SHARE = 0.3
+TRANSCRIPT_LIMIT = 8000  # characters; five minutes of fast speech hold some 6000
 EXTERNAL = re.compile(r"https://[^/\s]", re.IGNORECASE)
 DEFLECTION = "I'd rather not go into that. Let's talk about something else!"
 
@@ -44,7 +58,7 @@ _CONTEXT = Statement(
         .filter(sequence__lt=sequence)
         .seen_by_the_model()
         .newest_first()
-        .values("role", "content")[:CONTEXT_MESSAGES]
+        .values("role", "content", "message_type", "media_urls")[:CONTEXT_MESSAGES]
     ),
     uuid.UUID(int=1),
     2,
@@ -114,6 +128,7 @@ def delete_conversation(*, conversation_id: str, user_id: str) -> tuple[uuid.UUI
     """Its id and how many messages went with it."""
     conversation = get_owned(conversation_id, user_id, lock=True)
     deleted = conversation.pk, conversation.message_count
+    release(Message.objects.of(conversation.pk).shown_media())
     conversation.delete()
     return deleted
 
@@ -125,16 +140,19 @@ def send_message(*, conversation_id: str, user_id: str, draft: Draft) -> Turn:
     """
     deadline = time.monotonic() + settings.GEMINI_TIMEOUT_SECONDS
     conversation, question = _keep_question(conversation_id, user_id, draft)
+    _listen(question, _share(deadline, TRANSCRIPTION_SHARE))
+    earlier = _CONTEXT(conversation.pk, question.sequence)
+    release_connection()
+    looking_until = _share(deadline, PICTURES_SHARE)
     prompt = prompts.compose(
         persona=conversation.influencer,
         memories=_memories(conversation),
-        history=[(row["role"], row["content"]) for row in reversed(_CONTEXT(conversation.pk, question.sequence))],
-        question=question.content,
+        question=_parts(question.message_type, question.content, question.media_urls, looking_until),
+        history=_history(earlier, looking_until),
         today=timezone.now().date(),
     )
-    release_connection()
     try:
-        reply = ai.generate_reply(prompt, deadline=deadline)
+        reply = ai.generate_reply(prompt, deadline=deadline - TO_STORE)
     except ai.ModelError:
         if answer := _answer_to(question):  # another copy of this message was luckier
             return Turn(question, answer)
@@ -147,16 +165,19 @@ def send_message(*, conversation_id: str, user_id: str, draft: Draft) -> Turn:
 def _keep_question(conversation_id: str, user_id: str, draft: Draft) -> tuple[Conversation, Message]:
     conversation = get_owned(conversation_id, user_id, lock=True)
     conversation.influencer = Influencer.objects.get_active(conversation.influencer_id)
-    _check_media(draft)
-    question = _unanswered(conversation, draft) or conversation.add_message(
-        role=Message.Role.USER,
-        content=draft.content,
-        message_type=draft.message_type,
-        media_urls=draft.media_urls,
-        audio_url=draft.audio_url,
-        audio_duration_seconds=draft.audio_duration_seconds,
-        body_hash=draft.body_hash,
-    )
+    uploads = _uploads_of(draft, user_id)
+    question = _unanswered(conversation, draft)
+    if question is None:
+        question = conversation.add_message(
+            role=Message.Role.USER,
+            content=draft.content,
+            message_type=draft.message_type,
+            media_urls=draft.media_urls,
+            audio_url=draft.audio_url,
+            audio_duration_seconds=_seconds(draft, uploads),
+            body_hash=draft.body_hash,
+        )
+        count_use(list(uploads))
     return conversation, question
 
 
@@ -168,11 +189,86 @@ def _unanswered(conversation: Conversation, draft: Draft) -> Message | None:
     return None
 
 
-def _check_media(draft: Draft) -> None:
-    """Only addresses of other sites can stand in a message until uploads exist: any key is somebody else's."""
-    for url in (*draft.media_urls, draft.audio_url or ""):
-        if url and not EXTERNAL.match(url):
+def _uploads_of(draft: Draft, user_id: str) -> dict[str, MediaUpload]:
+    """The caller's own uploads in the draft. What is no key must be an address of another site. Raises Forbidden."""
+    sounds = [draft.audio_url] if draft.audio_url else []
+    for url in (*draft.media_urls, *sounds):
+        if not storage.KEY.fullmatch(url) and not EXTERNAL.match(url):
             raise Forbidden("A message can only use files that you uploaded yourself.")
+    return use_uploads(
+        owner_id=user_id,
+        pictures=[url for url in draft.media_urls if storage.KEY.fullmatch(url)],
+        sounds=[url for url in sounds if storage.KEY.fullmatch(url)],
+    )
+
+
+def _seconds(draft: Draft, uploads: dict[str, MediaUpload]) -> int | None:
+    """As the client says, else as measured."""
+    upload = uploads.get(draft.audio_url or "")
+    if draft.audio_duration_seconds is not None or upload is None:
+        return draft.audio_duration_seconds
+    return min(300, round(upload.duration_seconds or 0))
+
+
+def _share(deadline: float, share: float) -> float:
+    """Until when something may last that isn't the answer."""
+    now = time.monotonic()
+    return now + max(0.0, deadline - now) * share
+
+
+def _listen(question: Message, deadline: float) -> None:
+    """Put what a voice note says into its content. A note that was understood isn't listened to again."""
+    if question.message_type != Message.Type.AUDIO or question.metadata.get("transcription") == "done":
+        return
+    caption = question.metadata.setdefault("caption", question.content)
+    release_connection()
+    try:
+        text = _transcript(question.audio_url or "", deadline)
+    except (ai.ModelError, CannotOpen) as exc:
+        logger.warning("A voice note couldn't be transcribed: %s", exc)
+        text = None
+    question.metadata["transcription"] = "done" if text else "failed"
+    question.content = prompts.transcribed(text, caption)
+    _keep_transcript(question)
+
+
+def _keep_transcript(question: Message) -> None:
+    """Of two copies of a message that were listened to at once, what was understood first stands."""
+    unheard = Q(metadata__transcription__isnull=True) | Q(metadata__transcription="failed")
+    with write_transaction():
+        this = Message.objects.filter(unheard, pk=question.pk)
+        kept = this.update(content=question.content, metadata=question.metadata)
+    if kept:
+        return
+    first = Message.objects.filter(pk=question.pk).first()
+    if first is None:  # deleted meanwhile
+        raise NotFound("Conversation not found")
+    question.content, question.metadata = first.content, first.metadata
+
+
+def _transcript(url: str, deadline: float) -> str:
+    with opened(url, deadline) as (sound, extension):
+        text = ai.transcribe(sound, mime_type=storage.MIME_TYPES[extension], extension=extension, deadline=deadline)
+    return text.replace("\x00", "")[:TRANSCRIPT_LIMIT]
+
+
+def _history(newest_first: Iterable[dict[str, Any]], deadline: float) -> list[tuple[str, prompts.Parts]]:
+    """The messages before the question, oldest first; of their pictures the last CONTEXT_IMAGES stay in view."""
+    left = settings.CONTEXT_IMAGES
+    history = []
+    for row in newest_first:
+        pictures = row["media_urls"] if row["message_type"] in prompts.WITH_PICTURES else []
+        shown = pictures[max(0, len(pictures) - left) :] if left else []
+        left -= len(shown)
+        content = row["content"] or (f"(sent {len(pictures)} picture(s))" if pictures and not shown else "")
+        history.append((row["role"], _parts(row["message_type"], content, shown, deadline)))
+    return history[::-1]
+
+
+def _parts(message_type: str, content: str, media_urls: list[str], deadline: float) -> prompts.Parts:
+    """Media of another type of message are not even opened."""
+    pictures = media_urls if message_type in prompts.WITH_PICTURES else []
+    return prompts.parts_of(content, [picture_for_model(url, deadline) for url in pictures])
 
 
 def _memories(conversation: Conversation) -> dict[str, object]:

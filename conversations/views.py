@@ -22,7 +22,7 @@ from conversations.serializers import (
 )
 from yral_chat.authentication import caller_id
 from yral_chat.errors import invalid_query
-from yral_chat.pagination import one_of, page_of
+from yral_chat.pagination import base_url, one_of, page_of
 from yral_chat.schema import ID, PAGE, errors
 
 
@@ -38,7 +38,7 @@ from yral_chat.schema import ID, PAGE, errors
         summary="Open the caller's conversation with a persona",
         description="201 also when it exists already, then with the same id.",
         request=OpenConversationSerializer,
-        responses={201: ConversationSerializer, **errors(400, 401, 404, 415, 422)},
+        responses={201: ConversationSerializer, **errors(400, 401, 404, 413, 415, 422)},
     ),
     destroy=extend_schema(
         operation_id="deleteConversation",
@@ -62,7 +62,7 @@ class ConversationViewSet(GenericViewSet[Conversation]):
         rows = conversation_rows(mine.latest_first())[page.offset : page.end]
         return Response(
             {
-                "conversations": conversations_json(rows, request.build_absolute_uri("/")[:-1]),
+                "conversations": conversations_json(rows, base_url(request)),
                 "total": mine.count(),
                 "limit": page.limit,
                 "offset": page.offset,
@@ -75,7 +75,7 @@ class ConversationViewSet(GenericViewSet[Conversation]):
         conversation, greeting = services.open_conversation(
             influencer_id=body.validated_data["influencer_id"], user_id=caller_id(request)
         )
-        return Response(opened_json(conversation, greeting, request.build_absolute_uri("/")[:-1]), status=201)
+        return Response(opened_json(conversation, greeting, base_url(request)), status=201)
 
     def destroy(self, request: Request, conversation_id: str) -> Response:
         deleted, messages = services.delete_conversation(conversation_id=conversation_id, user_id=caller_id(request))
@@ -106,7 +106,7 @@ class ConversationViewSet(GenericViewSet[Conversation]):
         description="When the model is down the question is kept; the same body sent again continues it.",
         parameters=[ID("conversation_id")],
         request=SendMessageSerializer,
-        responses={200: TurnSerializer, **errors(400, 401, 403, 404, 415, 422, 503)},
+        responses={200: TurnSerializer, **errors(400, 401, 403, 404, 413, 415, 422, 503)},
     ),
 )
 class MessageViewSet(GenericViewSet[Conversation]):
@@ -121,7 +121,9 @@ class MessageViewSet(GenericViewSet[Conversation]):
         return Response(
             {
                 "conversation_id": conversation.pk,
-                "messages": messages_page(conversation, offset=page.offset, limit=page.limit, order=order),
+                "messages": messages_page(
+                    conversation, offset=page.offset, limit=page.limit, order=order, base_url=base_url(request)
+                ),
                 "total": conversation.message_count,
                 "limit": page.limit,
                 "offset": page.offset,
@@ -131,5 +133,7 @@ class MessageViewSet(GenericViewSet[Conversation]):
     def create(self, request: Request, conversation_id: str) -> Response:
         body = SendMessageSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        turn = services.send_message(conversation_id=conversation_id, user_id=caller_id(request), draft=body.draft())
-        return Response(turn_json(turn.question, turn.answer))
+        turn = services.send_message(
+            conversation_id=conversation_id, user_id=caller_id(request), draft=body.draft(base_url(request))
+        )
+        return Response(turn_json(turn.question, turn.answer, base_url(request)))

@@ -10,11 +10,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "yral_chat.settings")
 
 import django  # noqa: E402
 from django.conf import settings  # noqa: E402
-from django.core.checks import ERROR, run_checks  # noqa: E402
 
 django.setup()
-if problems := [f"{found.msg} {found.hint or ''}" for found in run_checks() if found.level >= ERROR]:
-    raise SystemExit(f"Yral AI Chat can't start: {' '.join(problems)}")
+
+from yral_chat.checks import refuse_to_start  # noqa: E402
+
+refuse_to_start()
 
 wsgi_app = "yral_chat.wsgi"
 bind = f"[{settings.HOST}]:{settings.PORT}" if ":" in settings.HOST else f"{settings.HOST}:{settings.PORT}"
@@ -29,8 +30,7 @@ keepalive = 75
 preload_app = not settings.DEVELOPMENT
 reload = settings.DEVELOPMENT
 errorlog = "-"
-accesslog = "-" if settings.DEVELOPMENT else None
-access_log_format = "%(m)s %(U)s %(s)s %(M)s ms"
+accesslog = None  # the service logs its requests itself
 loglevel = "warning" if settings.DEVELOPMENT else "info"
 control_socket_disable = True
 

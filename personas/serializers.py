@@ -17,6 +17,7 @@ class InfluencerSerializer(serializers.ModelSerializer[Influencer]):
         model = Influencer
         fields = LISTED
         read_only_fields = LISTED
+        extra_kwargs = {name: {"help_text": ""} for name in LISTED}  # what is there is for staff
 
 
 class InfluencerPageSerializer(serializers.Serializer[Any]):

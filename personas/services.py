@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from personas.models import Influencer, InfluencerQuerySet
@@ -50,6 +51,13 @@ def _seed_one(entry: dict[str, Any], update: frozenset[str], seeded: Seeded) -> 
     influencer = existing or Influencer(pk=entry["pk"], created_at=entry["fields"]["created_at"])
     for field, value in fields.items():
         setattr(influencer, field, value)
-    influencer.full_clean()
-    influencer.save()
+    try:
+        with transaction.atomic():
+            influencer.full_clean()
+            influencer.save(force_insert=existing is None)
+    except (IntegrityError, ValidationError):
+        if existing or not Influencer.objects.filter(pk=influencer.pk).exists():
+            raise
+        seeded.kept.append(name)  # another process has just added it
+        return
     (seeded.updated if existing else seeded.added).append(name)

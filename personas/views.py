@@ -6,7 +6,7 @@ from rest_framework.viewsets import ViewSet
 from personas.models import Influencer
 from personas.serializers import LISTED, InfluencerPageSerializer, InfluencerSerializer, influencer_json, listed
 from yral_chat.errors import NotFound
-from yral_chat.pagination import page_of
+from yral_chat.pagination import base_url, page_of
 from yral_chat.schema import ID, PAGE, errors
 
 
@@ -34,10 +34,10 @@ class InfluencerViewSet(ViewSet):
 
     def list(self, request: Request) -> Response:
         page = page_of(request, limit=50, most=100)
-        base_url = request.build_absolute_uri("/")[:-1]
+        base = base_url(request)
         return Response(
             {
-                "influencers": [influencer_json(row, base_url) for row in listed(page)()],
+                "influencers": [influencer_json(row, base) for row in listed(page)()],
                 "total": Influencer.objects.count(),
                 "limit": page.limit,
                 "offset": page.offset,
@@ -48,4 +48,4 @@ class InfluencerViewSet(ViewSet):
         row = Influencer.objects.active_with_id(influencer_id).values(*LISTED).first()
         if row is None:
             raise NotFound("Influencer not found")
-        return Response(influencer_json(row, request.build_absolute_uri("/")[:-1]))
+        return Response(influencer_json(row, base_url(request)))

@@ -104,6 +104,8 @@ def test_the_list_shows_who_talks_with_whom_and_leads_to_the_chat(at_desk: Clien
     assert "Coach Asha" in listed.text
     assert rows(at_desk, CONVERSATIONS) == {str(chat.pk)}
     assert rows(at_desk, listed.link("Read")) == {str(message.pk) for message in Message.objects.all()}
+    shown = at_desk.get(listed.link("Read")).context["cl"].result_list
+    assert [message.sequence for message in shown] == sorted(message.sequence for message in shown)
 
 
 def test_read_leads_to_that_conversation_alone(

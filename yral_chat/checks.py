@@ -5,16 +5,14 @@ from typing import Any
 
 import jwt
 from django.conf import settings
-from django.core.checks import Error, Warning, register
+from django.core.checks import ERROR, Error, Warning, register, run_checks
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
 
 
-@register("deploy_settings")
+@register()
 def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Error | Warning]:
     found: list[Error | Warning] = []
-    if settings.PRODUCTION and settings.DEBUG:
-        found.append(
-            Error("DEBUG is on in production.", hint="Unset DEBUG: it shows internals to users.", id="yral.E001")
-        )
     if settings.PRODUCTION and settings.SECRET_KEY == settings.JWT_SECRET_KEY:
         found.append(
             Error(
@@ -47,3 +45,24 @@ def _fits(pem: str, algorithm: str) -> bool:
         return bool(jwt.get_algorithm_by_name(algorithm).prepare_key(pem))
     except (jwt.PyJWTError, ValueError, TypeError):
         return False
+
+
+def refuse_to_start() -> None:
+    """What a server calls first. Stops it with one sentence."""
+    if problems := [f"{found.msg} {found.hint or ''}" for found in run_checks() if found.level >= ERROR]:
+        raise SystemExit(f"Yral AI Chat can't start: {' '.join(problems)}")
+    if not settings.DEVELOPMENT and unapplied_migrations():
+        raise SystemExit("Yral AI Chat can't start: the database isn't migrated. Run: manage.py migrate")
+
+
+def unapplied_migrations() -> bool:
+    """False also for a database that doesn't answer: it may come back, and /health tells of it."""
+    try:
+        executor = MigrationExecutor(connection)
+        return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    except DatabaseError:
+        return False
+    finally:
+        connection.close()
+        if hasattr(connection, "close_pool"):
+            connection.close_pool()

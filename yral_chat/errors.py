@@ -34,6 +34,20 @@ class Forbidden(Exception):
     """It exists and belongs to somebody else."""
 
 
+class BadRequest(Exception):
+    """What was sent can't be used as what it claims to be: a file that is no picture, say."""
+
+
+class TooLarge(Exception):
+    pass
+
+
+class StorageUnavailable(Exception):
+    """Files can't be stored or read at the moment."""
+
+    retry_after = 5
+
+
 class Invalid(Exception):
     """A value that no serializer could judge. `loc` points to it in the request, as in details.errors."""
 
@@ -43,6 +57,7 @@ class Invalid(Exception):
 
 
 STATUS: dict[type[Exception], tuple[int, str]] = {
+    BadRequest: (400, "bad_request"),
     rest.ParseError: (400, "bad_request"),
     django.BadRequest: (400, "bad_request"),
     django.SuspiciousOperation: (400, "bad_request"),
@@ -56,10 +71,12 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     Http404: (404, "not_found"),
     rest.NotFound: (404, "not_found"),
     rest.MethodNotAllowed: (405, "method_not_allowed"),
+    TooLarge: (413, "payload_too_large"),
     django.RequestDataTooBig: (413, "payload_too_large"),
     rest.UnsupportedMediaType: (415, "unsupported_media_type"),
     Invalid: (422, "validation_error"),
     rest.ValidationError: (422, "validation_error"),
+    StorageUnavailable: (503, "storage_unavailable"),
     ai.ModelError: (503, "ai_service_unavailable"),
     jwt.PyJWKClientConnectionError: (503, "authentication_unavailable"),
     Exception: (500, "internal_server_error"),
@@ -69,14 +86,26 @@ MESSAGES = {
     "bad_request": "The request could not be understood.",
     "forbidden": "You are not allowed to do this.",
     "not_found": "There is nothing at this address.",
+    "method_not_allowed": "This address doesn't answer that method.",
+    "range_not_satisfiable": "The file has no such part.",
     "payload_too_large": "The request body is too large.",
-    "unsupported_media_type": "Send the body as application/json.",
+    "unsupported_media_type": "This address doesn't take a body of that type.",
     "validation_error": "The request is not valid.",
     "internal_server_error": "Something went wrong on our side. Please try again later.",
     "authentication_unavailable": "Tokens can't be checked right now. Please try again in a moment.",
+    "storage_unavailable": "Files can't be stored or read right now. Please try again in a moment.",
     "ai_service_unavailable": "The persona can't answer right now. Please try again in a moment.",
 }
-OWN_WORDS = (NotFound, Forbidden, Invalid, rest.ParseError, rest.AuthenticationFailed, rest.NotAuthenticated)
+OWN_WORDS = (
+    BadRequest,
+    NotFound,
+    TooLarge,
+    Forbidden,
+    Invalid,
+    rest.ParseError,
+    rest.AuthenticationFailed,
+    rest.NotAuthenticated,
+)
 
 
 def status_and_code(exc: Exception) -> tuple[int, str]:
@@ -149,18 +178,20 @@ def invalid_query(name: str, message: str, kind: str = "invalid") -> Invalid:
 
 
 def too_large() -> HttpResponse:
-    return _plain("payload_too_large", 413)
+    return plain("payload_too_large", 413)
 
 
-def _plain(code: str, status: int) -> HttpResponse:
-    return HttpResponse(dumps(body(code, MESSAGES[code])), content_type="application/json", status=status)
+def plain(code: str, status: int, headers: Mapping[str, str] | None = None) -> HttpResponse:
+    """The one shape, outside of DRF's views."""
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    return HttpResponse(dumps(body(code, MESSAGES[code])), status=status, headers=headers)
 
 
 # What Django itself answers outside of any view of ours (urls.py names these). /admin keeps Django's pages.
 def _outside(request: HttpRequest, code: str, status: int, page: Any) -> HttpResponse:
     if request.path_info.startswith("/admin/"):
         return page()  # type: ignore[no-any-return]
-    return _plain(code, status)
+    return plain(code, status)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -1,12 +1,11 @@
 """JSON on the wire: read strictly, written from plain dicts without a field object per value."""
 
 import datetime as dt
+import json
 from collections.abc import Mapping
 from typing import IO, Any
 
 import orjson
-from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
 from django.utils.encoding import force_str
 from django.utils.functional import Promise
 from rest_framework.exceptions import NotAcceptable, ParseError
@@ -14,6 +13,8 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
+
+from yral_chat.bodies import check_length
 
 
 def iso(moment: dt.datetime) -> str:
@@ -43,14 +44,33 @@ class StrictJSONParser(BaseParser):
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:
-        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-        body = stream.read(most + 1)
-        if len(body) > most:
-            raise RequestDataTooBig
+        check_length(stream)
         try:
-            return orjson.loads(body)
+            body = stream.read()
+            data = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
             raise ParseError(f"The body is not valid JSON (line {exc.lineno}, column {exc.colno}).") from exc
+        if isinstance(data, dict) and any(type(value) is float for value in data.values()):
+            return json.loads(body, parse_float=Number, parse_int=_whole)
+        return data
+
+
+def _whole(text: str) -> "int | Number":
+    return int(text) if len(text) < 20 else Number(text)
+
+
+class Number(float):
+    """A number whose text is what was sent: 1.10 is not 1.1, and a long one loses no digit."""
+
+    def __new__(cls, text: str) -> "Number":
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class FastJSONRenderer(BaseRenderer):

@@ -1,6 +1,8 @@
 """Headers that every answer carries, and the correlation id that ties an answer to its log lines."""
 
+import logging
 import re
+import time
 import uuid
 from collections.abc import Callable
 from tempfile import SpooledTemporaryFile
@@ -10,8 +12,10 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from yral_chat import errors
+from yral_chat.bodies import copy, most_bytes
 from yral_chat.log import correlation_id
 
+logger = logging.getLogger("yral_chat.requests")
 SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -24,7 +28,10 @@ class CorrelationMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.META.get("HTTP_X_CORRELATION_ID", "")
         correlation_id.set(given if SANE.fullmatch(given) else str(uuid.uuid4()))  # till the next: Django logs later
+        started = time.perf_counter()
         response = self.get_response(request)
+        took = (time.perf_counter() - started) * 1000
+        logger.info("%s %s %d %.0f ms", request.method, request.path, response.status_code, took)
         response["X-Correlation-ID"] = correlation_id.get()
         response["X-API-Version"] = "v1"
         if request.method == "HEAD" and not response.streaming:
@@ -32,8 +39,11 @@ class CorrelationMiddleware:
         return response
 
 
-class ChunkedBodyMiddleware:
-    """A body sent in chunks, without a length, is measured here; Django and DRF take it for an empty one."""
+class BodyLimitMiddleware:
+    """A body sent in chunks, without a length, is measured here; Django and DRF would take it for an empty one.
+
+    Bodies with a length are the parsers' business, after the token was looked at.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -41,22 +51,15 @@ class ChunkedBodyMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if "chunked" not in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
             return self.get_response(request)
-        with SpooledTemporaryFile(max_size=65536) as body:
-            if not copied(_stream_of(request), body, settings.DATA_UPLOAD_MAX_MEMORY_SIZE):
+        most, stream = most_bytes(request.path_info), _stream_of(request)
+        with SpooledTemporaryFile(max_size=settings.FILE_UPLOAD_MAX_MEMORY_SIZE) as body:
+            if copy(stream, most, to=body) > most:
+                copy(stream, most)
                 return errors.too_large()
             request.META["CONTENT_LENGTH"] = str(body.tell())
             body.seek(0)
             cast(Any, request)._stream = body
             return self.get_response(request)
-
-
-def copied(source: IO[bytes], target: IO[bytes], most: int) -> bool:
-    """False, in the middle of it, if there are more than `most` bytes."""
-    while chunk := source.read(65536):
-        target.write(chunk)
-        if target.tell() > most:
-            return False
-    return True
 
 
 def _stream_of(request: HttpRequest) -> IO[bytes]:

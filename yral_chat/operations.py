@@ -22,6 +22,7 @@ from yral_chat.json import FastJSONRenderer
 from yral_chat.schema import Object
 
 STARTED = time.monotonic()
+NOTHING = ("total_conversations", "total_messages", "active_influencers")
 
 
 class PublicView(APIView):
@@ -124,14 +125,15 @@ class HealthView(PublicView):
 class StatusView(PublicView):
     @extend_schema(operation_id="systemStatus", summary="Version, uptime and counts", responses=StatusSerializer)
     def get(self, request: Request) -> Response:
+        database = database_connections()
         return Response(
             {
                 "service": settings.APP_NAME,
                 "version": settings.APP_VERSION,
                 "environment": settings.ENVIRONMENT,
                 "uptime_seconds": round(time.monotonic() - STARTED, 3),
-                "database": database_connections(),
-                "statistics": statistics(),
+                "database": database,
+                "statistics": statistics() if database["connected"] else dict.fromkeys(NOTHING, 0),
                 "timestamp": timezone.now(),
             }
         )

@@ -22,6 +22,11 @@ class Page:
         return self.offset + self.limit
 
 
+def base_url(request: Request) -> str:
+    """Scheme and host under which the caller reached us, to build links with."""
+    return request.build_absolute_uri("/")[:-1]
+
+
 def page_of(request: Request, *, limit: int, most: int) -> Page:
     """?limit=&offset= of the request; `limit` is the default, `most` the largest allowed. Raises Invalid."""
     return Page(

@@ -14,14 +14,15 @@ SENTENCES = {
     401: "The token is missing, malformed, expired or not ours.",
     403: "It belongs to somebody else.",
     404: "It doesn't exist.",
-    415: "The body is not application/json.",
+    413: "The body is too large.",
+    415: "The body is of another type.",
     422: "A value is missing or out of range; `details.errors` says where.",
-    503: "The persona can't answer right now. The question is kept: send the same body again.",
+    503: "The model or the storage is down. A question is kept: send the same body again.",
 }
 
 
-class Object(serializers.Serializer[Any]):
-    """An answer that no model stands behind."""
+class Object(serializers.Serializer[Any]):  # an answer that no model stands behind; a docstring would be published
+    pass
 
 
 class ErrorSerializer(Object):

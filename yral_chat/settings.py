@@ -96,6 +96,8 @@ SECRET_KEY = secret("SECRET_KEY", "development-only-secret-key-never-used-in-pro
 ALLOWED_HOSTS = words("ALLOWED_HOSTS")
 if PRODUCTION and not ALLOWED_HOSTS:
     stop("ALLOWED_HOSTS is missing. Set it to the host names of this service, separated by commas.")
+if PRODUCTION and DEBUG:
+    stop("DEBUG is on in production. Unset it: it shows internals to users.")
 if not ALLOWED_HOSTS:
     ALLOWED_HOSTS = ["*"] if DEVELOPMENT else ["localhost", "127.0.0.1", "[::1]"]
 
@@ -128,6 +130,8 @@ GEMINI_API_KEY = text("GEMINI_API_KEY")
 if PRODUCTION and not GEMINI_API_KEY:
     stop("GEMINI_API_KEY is missing. Without a key only development answers, by its offline engine.")
 GEMINI_BASE_URL = text("GEMINI_BASE_URL")
+if not (GEMINI_API_KEY.isascii() and GEMINI_API_KEY.isprintable()):
+    stop("GEMINI_API_KEY holds characters that no key has.")
 if GEMINI_BASE_URL and not GEMINI_BASE_URL.startswith(("https://", "http://")):
     stop("GEMINI_BASE_URL must be an https:// (or http://) address.")
 GEMINI_MODEL = text("GEMINI_MODEL", "gemini-2.5-flash")
@@ -137,6 +141,46 @@ GEMINI_THINKING_BUDGET = (
     number("GEMINI_THINKING_BUDGET", 0, int, least=-1, most=32768) if text("GEMINI_THINKING_BUDGET") else None
 )
 GEMINI_TIMEOUT_SECONDS = number("GEMINI_TIMEOUT_SECONDS", 25.0, float, least=0.1, most=300)
+
+GEMINI_TRANSCRIPTION_MODEL = text("GEMINI_TRANSCRIPTION_MODEL", GEMINI_MODEL)
+USE_WHISPER = flag("USE_WHISPER", default=False)
+WHISPER_API_KEY = text("WHISPER_API_KEY")
+WHISPER_BASE_URL = text("WHISPER_BASE_URL", "https://api.openai.com/v1").rstrip("/")
+WHISPER_MODEL = text("WHISPER_MODEL", "whisper-1")
+if USE_WHISPER and not WHISPER_API_KEY and "WHISPER_BASE_URL" not in env.ENVIRON:
+    stop("USE_WHISPER=true needs WHISPER_API_KEY, or WHISPER_BASE_URL of a server that asks for none.")
+
+# Pictures and sounds: in a folder, or in an S3-compatible bucket
+MAX_IMAGE_SIZE_MB = number("MAX_IMAGE_SIZE_MB", 10, int, least=1, most=100)
+MAX_AUDIO_SIZE_MB = number("MAX_AUDIO_SIZE_MB", 20, int, least=1, most=100)
+MAX_AUDIO_DURATION_SECONDS = number("MAX_AUDIO_DURATION_SECONDS", 300, int, least=1, most=300)
+CONTEXT_IMAGES = number("CONTEXT_IMAGES", 3, int, least=0, most=10)
+ALLOW_EXTERNAL_MEDIA = flag("ALLOW_EXTERNAL_MEDIA", default=False)
+MEDIA_UPLOAD_DIR = BASE_DIR / text("MEDIA_UPLOAD_DIR", "uploads")
+MEDIA_BASE_URL = text("MEDIA_BASE_URL").rstrip("/")
+MEDIA_X_ACCEL_PREFIX = text("MEDIA_X_ACCEL_PREFIX").rstrip("/")
+USE_S3 = flag("USE_S3", default=False)
+AWS_ACCESS_KEY_ID = text("AWS_ACCESS_KEY_ID")
+AWS_SECRET_ACCESS_KEY = text("AWS_SECRET_ACCESS_KEY")
+AWS_S3_BUCKET = text("AWS_S3_BUCKET")
+AWS_REGION = text("AWS_REGION", "us-east-1")
+S3_ENDPOINT_URL = text("S3_ENDPOINT_URL", text("S3_ENDPOINT")).rstrip("/")
+S3_PUBLIC_URL_BASE = text("S3_PUBLIC_URL_BASE").rstrip("/")
+S3_ADDRESSING_STYLE = choice("S3_ADDRESSING_STYLE", "auto", ("auto", "path", "virtual"))
+S3_URL_EXPIRES_SECONDS = number("S3_URL_EXPIRES_SECONDS", 900, int, least=3, most=604800)
+if USE_S3 and not (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and AWS_S3_BUCKET):
+    stop("USE_S3=true needs AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_S3_BUCKET.")
+for _name, _address in (("MEDIA_BASE_URL", MEDIA_BASE_URL), ("S3_ENDPOINT_URL", S3_ENDPOINT_URL)):
+    if _address and not _address.startswith(("https://", "http://")):
+        stop(f"{_name} must be an https:// (or http://) address.")
+FILE_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
+FILE_UPLOAD_HANDLERS = [
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 1000
+DATA_UPLOAD_MAX_NUMBER_FILES = 10
+UPLOAD_MAX_BODY_SIZE = max(MAX_IMAGE_SIZE_MB, MAX_AUDIO_SIZE_MB) * 1024 * 1024 + 64 * 1024
 
 # Database: SQLite embedded, or PostgreSQL
 _database_path = text("DATABASE_PATH", "data/yral_chat.db")
@@ -150,7 +194,10 @@ def sqlite(database: dict[str, Any]) -> dict[str, Any]:
     A page cache of 256 KiB a connection: hundreds of threads hold one each. No mmap.
     """
     path = BASE_DIR / database["NAME"]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        stop(f"the folder of DATABASE_URL can't be made ({exc.strerror}).")
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": path,
@@ -200,11 +247,12 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "yral_chat",
     "personas",
+    "media_uploads",
     "conversations",
 ]
 MIDDLEWARE = [
     "yral_chat.middleware.CorrelationMiddleware",
-    "yral_chat.middleware.ChunkedBodyMiddleware",
+    "yral_chat.middleware.BodyLimitMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -248,6 +296,7 @@ STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "media": {"BACKEND": f"media_uploads.storage.{'S3Media' if USE_S3 else 'LocalMedia'}"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = DEVELOPMENT
@@ -273,7 +322,7 @@ REST_FRAMEWORK = {
 }
 SIMPLE_JWT = {"JTI_CLAIM": None, "TOKEN_TYPE_CLAIM": None}
 SPECTACULAR_SETTINGS = {
-    "TITLE": APP_NAME,
+    "TITLE": "Yral AI Chat API",
     "VERSION": __version__,
     "DESCRIPTION": "Users talk with AI influencer personas. One error shape, bearer tokens, paths without a slash.",
     "OAS_VERSION": "3.1.1",
@@ -295,7 +344,10 @@ SPECTACULAR_SETTINGS = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"correlation": {"()": "yral_chat.log.CorrelationFilter"}},
+    "filters": {
+        "correlation": {"()": "yral_chat.log.CorrelationFilter"},
+        "crashes": {"()": "yral_chat.log.CrashFilter"},
+    },
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(correlation_id)s] %(message)s"}},
     "handlers": {
         "nowhere": {"class": "logging.NullHandler"},
@@ -309,7 +361,7 @@ LOGGING = {
     "root": {"handlers": ["stdout"], "level": LOG_LEVEL},
     "loggers": {
         "django": {"handlers": [], "propagate": True},
-        "django.request": {"level": "ERROR"},
+        "django.request": {"level": "ERROR", "filters": ["crashes"]},
         "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},  # anybody can cause these
         "django.server": {"handlers": [], "propagate": True},
         # These print the addresses and, at DEBUG, the bodies of model calls.

@@ -14,6 +14,7 @@ from drf_spectacular.views import (
 from rest_framework.viewsets import ViewSetMixin
 
 from conversations.views import ConversationViewSet, MessageViewSet
+from media_uploads.views import MediaUploadViewSet, media_file
 from personas.views import InfluencerViewSet
 from yral_chat.operations import HealthView, NotFoundView, RootView, StatusView
 
@@ -24,6 +25,7 @@ admin.site.site_url = "/docs"
 api: list[tuple[str, type[ViewSetMixin], dict[str, Any]]] = [
     ("influencers", InfluencerViewSet, {"get": "list"}),
     ("influencers/<str:influencer_id>", InfluencerViewSet, {"get": "retrieve"}),
+    ("media/upload", MediaUploadViewSet, {"post": "create"}),
     ("chat/conversations", ConversationViewSet, {"get": "list", "post": "create"}),
     ("chat/conversations/<str:conversation_id>", ConversationViewSet, {"delete": "destroy"}),
     ("chat/conversations/<str:conversation_id>/messages", MessageViewSet, {"get": "list", "post": "create"}),
@@ -38,6 +40,7 @@ urlpatterns = [
     path("openapi.yaml", SpectacularYAMLAPIView.as_view()),
     path("docs", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
     path("redoc", SpectacularRedocView.as_view(url_name="openapi", template_name="redoc.html")),
+    path("media/<path:key>", media_file),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     re_path("", NotFoundView.as_view()),

@@ -183,19 +183,20 @@ def test_the_type_must_be_there(alice: Api, conversation: Conversation) -> None:
     assert_refused(send(alice, conversation, {"content": "Hello"}), "message_type")
 
 
-@pytest.mark.parametrize("kind", ["image", "multimodal", "audio", "AUDIO"])
-def test_images_and_audio_are_not_available_yet(alice: Api, conversation: Conversation, kind: str) -> None:
-    body = {
-        "message_type": kind,
-        "content": "Look!",
-        "media_urls": ["https://example.com/a.jpg"],
-        "audio_url": "https://example.com/a.mp3",
-        "audio_duration_seconds": 10,
-    }
-    response = send(alice, conversation, body)
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [("image", "media_urls"), ("multimodal", "media_urls"), ("audio", "audio_url"), ("AUDIO", "audio_url")],
+)
+def test_a_type_needs_what_it_is_named_for(alice: Api, conversation: Conversation, kind: str, missing: str) -> None:
+    media = {"media_urls": ["https://example.com/a.jpg"], "audio_url": "https://example.com/a.mp3"}
 
-    assert_refused(response, "message_type")
-    assert "not available yet" in response.json()["details"]["errors"][0]["msg"]
+    nothing: Any
+    for nothing in (None, "", []):
+        if (missing, nothing) != ("audio_url", []):
+            body = {"message_type": kind, "content": "Look!", **media, missing: nothing}
+            assert_refused(send(alice, conversation, body), missing)
+    del media[missing]
+    assert_refused(send(alice, conversation, {"message_type": kind, "content": "Look!", **media}), missing)
 
 
 @pytest.mark.parametrize(
@@ -666,3 +667,17 @@ def test_traits_of_another_shape_are_no_crash(
 
 def test_the_personas_instructions_are_in_no_answer(alice: Api, conversation: Conversation) -> None:
     assert "CANARY" not in alice.send(conversation).content.decode()
+
+
+@pytest.mark.parametrize("number", ["12345678901234567890123", "1.10", "1e5", "-0.0", "0.1000000000000000055"])
+def test_a_number_is_stored_as_the_text_that_was_sent(alice: Api, conversation: Conversation, number: str) -> None:
+    response = alice.client.post(
+        f"/api/v1/chat/conversations/{conversation.pk}/messages",
+        f'{{"message_type": "text", "content": {number}, "audio_duration_seconds": 12.0}}',
+        content_type="application/json",
+        headers=alice.headers(),
+    )
+
+    assert response.status_code == 200, response.content
+    assert response.json()["user_message"]["content"] == number
+    assert response.json()["user_message"]["audio_duration_seconds"] == 12

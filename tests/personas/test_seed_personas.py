@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from django.conf import settings
 from django.contrib.staticfiles import finders
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
+from django.db import connections
 
 from personas.models import Influencer
 from personas.services import SEED, seed_personas
@@ -330,3 +332,21 @@ class TestEachShippedPersona:
         for what, pattern in forbidden.items():
             found = re.search(pattern, texts, re.IGNORECASE if what in ("month", "url") else 0)
             assert not found, f"{what}: {found and texts[max(0, found.start() - 30) : found.end() + 30]}"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_that_seed_at_once_both_succeed() -> None:
+    """Two containers of one deployment."""
+
+    def seed(number: int) -> int:
+        try:
+            seeded = seed_personas()
+            return len(seeded.added) + len(seeded.kept)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(3) as pool:
+        counts = list(pool.map(seed, range(3)))
+
+    assert len(set(counts)) == 1
+    assert Influencer.objects.count() == counts[0]

@@ -17,6 +17,7 @@ from tests.conftest import CANARY
 from yral_chat.management.commands import export_openapi
 
 CHATS = "/api/v1/chat/conversations"
+UPLOAD = "/api/v1/media/upload"
 
 
 def printed(*command: str) -> str:
@@ -165,6 +166,7 @@ PRIVATE = {
     ("get", CHATS + "/{conversation_id}/messages"): "listMessages",
     ("post", CHATS + "/{conversation_id}/messages"): "sendMessage",
     ("delete", CHATS + "/{conversation_id}"): "deleteConversation",
+    ("post", UPLOAD): "uploadMedia",
 }
 PUBLIC = {
     ("get", "/api/v1/influencers"): "listInfluencers",
@@ -223,12 +225,24 @@ def test_every_error_has_the_one_shape(schema: Any) -> None:
     }
 
 
-def test_no_operation_takes_or_gives_another_format_than_json(schema: Any) -> None:
+def test_only_an_upload_takes_another_format_than_json_and_none_gives_one(schema: Any) -> None:
     for at, operation in operations(schema).items():
         for answer in operation["responses"].values():
             assert set(answer.get("content", {"application/json": 0})) == {"application/json"}, at
         if "requestBody" in operation:
-            assert set(operation["requestBody"]["content"]) == {"application/json"}, at
+            taken = "multipart/form-data" if at == ("post", UPLOAD) else "application/json"
+            assert set(operation["requestBody"]["content"]) == {taken}, at
+
+
+def test_an_upload_needs_a_file_and_one_of_two_types_and_tells_of_all_that_can_go_wrong(schema: Any) -> None:
+    operation = operations(schema)["post", UPLOAD]
+    named = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"].rsplit("/", 1)[1]
+    body = schema["components"]["schemas"][named]
+
+    assert set(operation["responses"]) == {"200", "400", "401", "413", "415", "422", "503"}
+    assert set(body["required"]) == {"file", "type"}
+    assert "image" in json.dumps(schema["components"]["schemas"]) + json.dumps(body)
+    assert body["properties"]["file"]["type"] == "string"
 
 
 def test_the_schema_names_nothing_that_stays_on_the_server(schema: Any) -> None:

@@ -492,6 +492,28 @@ def run_gunicorn(folder: Path, **changed: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
+def test_a_database_that_is_not_migrated_stops_the_start(server: str, tmp_path: Path) -> None:
+    """An empty file in the place of the expected one must not look like a service that is well."""
+    env = environment(
+        tmp_path, "http://127.0.0.1:9", free_port(), DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", WEB_CONCURRENCY="1"
+    )
+    command = GUNICORN if server == "gunicorn" else ["-m", "uvicorn", "yral_chat.asgi:application"]
+    run = subprocess.run(
+        [sys.executable, *command],
+        env=env,
+        cwd=configured.BASE_DIR,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert run.returncode != 0
+    assert "manage.py migrate" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PORT", "eighty"), ("SECRET_KEY", "short"), ("GEMINI_API_KEY", ""), ("ALLOWED_HOSTS", ""), ("WEB_THREADS", "0")],
@@ -515,7 +537,7 @@ def test_a_combination_that_cannot_stand_stops_gunicorn(changed: dict[str, str],
     env = environment(tmp_path, "http://127.0.0.1:9", port, **changed)
     server = start(GUNICORN, env, tmp_path)
     try:
-        assert server.process.wait(5) != 0
+        assert server.process.wait(60) != 0
     except subprocess.TimeoutExpired:
         pytest.fail("It serves.")
     finally:

@@ -207,7 +207,7 @@ def test_a_pem_may_stand_on_one_line(escaped: bool, good: dict[str, str]) -> Non
 
 
 def test_debug_in_production_is_refused(good: dict[str, str]) -> None:
-    refused({**good, "DEBUG": "true"}, "yral.E001", "HINT")
+    assert_stops({**good, "DEBUG": "true"}, "DEBUG")
 
 
 def test_one_secret_for_both_is_refused_in_production(good: dict[str, str]) -> None:

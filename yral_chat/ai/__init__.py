@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Protocol
+from typing import BinaryIO, Protocol, cast
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -30,11 +30,19 @@ class UnusableAnswer(ModelError):
 
 
 @dataclass(frozen=True, slots=True)
+class Blob:
+    """A picture or a sound that goes to the model."""
+
+    mime_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
-    """One side's say in the conversation: `role` is user or model."""
+    """One side's say in the conversation: `role` is user or model; a part is a text or a blob."""
 
     role: str
-    parts: tuple[str, ...]
+    parts: tuple[str | Blob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,10 @@ class Engine(Protocol):
     def generate(self, prompt: Prompt, deadline: float) -> Reply: ...
 
 
+class Ears(Protocol):
+    def transcribe(self, audio: BinaryIO, *, mime_type: str, extension: str, deadline: float) -> str: ...
+
+
 @dataclass(slots=True)
 class _State:
     health: Health = field(default_factory=Health)
@@ -93,10 +105,20 @@ def _engine() -> Engine:
     return Offline()
 
 
+@cache
+def _ears() -> Ears:
+    if settings.USE_WHISPER:
+        from yral_chat.ai.whisper import Whisper
+
+        return Whisper()
+    return cast(Ears, _engine())
+
+
 def warm_up() -> None:
     """Import the SDK and make the one client of this process now, not in the first request."""
     with _state.lock:
         _engine()
+        _ears()
 
 
 def generate_reply(prompt: Prompt, *, deadline: float) -> Reply:
@@ -109,6 +131,11 @@ def generate_reply(prompt: Prompt, *, deadline: float) -> Reply:
         raise
     _state.health = Health(latency_ms=_ms_since(started))
     return reply
+
+
+def transcribe(audio: BinaryIO, *, mime_type: str, extension: str, deadline: float) -> str:
+    """What is said in a sound, never blank. Raises ModelError."""
+    return _ears().transcribe(audio, mime_type=mime_type, extension=extension, deadline=deadline)
 
 
 def health() -> Health:
@@ -126,6 +153,9 @@ def _ms_since(started: float) -> float:
 def _forget_engine(*, setting: str, **kwargs: object) -> None:
     if setting in ("GEMINI_API_KEY", "GEMINI_BASE_URL", "WEB_THREADS"):
         _engine.cache_clear()
+    if setting.startswith(("WHISPER_", "USE_WHISPER", "GEMINI_", "WEB_THREADS")):
+        _ears.cache_clear()
+    if setting in ("GEMINI_API_KEY", "GEMINI_BASE_URL", "WEB_THREADS"):
         forget_health()
 
 

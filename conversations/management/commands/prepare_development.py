@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from conversations.services import open_conversation
 from personas.models import Influencer
+from yral_chat.checks import unapplied_migrations
 from yral_chat.management.commands.issue_token import token_for
 
 USER = "demo-user"
@@ -31,7 +32,7 @@ curl -s -X POST '{base}/api/v1/chat/conversations' {headers} -d '{{"influencer_i
 
 curl -s -X POST '{messages}' {headers} -d '{{"message_type": "text", "content": "Hello! What can you do?"}}'
 
-  Another token: manage.py issue_token USER. Stop with Ctrl+C.
+  Another token: .venv/bin/python manage.py issue_token USER. Stop with Ctrl+C.
 """
 
 
@@ -41,7 +42,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEVELOPMENT:
             raise CommandError("Only with ENVIRONMENT=development: this makes a staff login and prints it.")
-        call_command("migrate", verbosity=0)
+        if unapplied_migrations():
+            call_command("migrate", verbosity=0)
         call_command("seed_personas")
         self.stdout.write(self.guide())
 
