@@ -45,6 +45,8 @@ class Inspected:
 
 
 PICTURES_ALLOWED = "Allowed formats: JPEG, PNG, GIF, WebP, HEIC."
+# Writing a picture anew would remove it, but who sends a picture that is also a page means no good.
+A_PAGE = re.compile(rb"<(?:script|!doctype html|html[\s>]|iframe)", re.IGNORECASE)
 SOUNDS_ALLOWED = "Allowed formats: MP3, M4A, WAV, OGG, WebM."
 
 
@@ -122,8 +124,11 @@ def inspect_image(file: BinaryIO, *, max_pixels_side: int = 4096) -> Inspected:
     picture_format = format_of_picture(file.read(12))
     with one_at_a_time:
         file.seek(0)
+        data = file.read()
+        if A_PAGE.search(data):
+            raise NotAcceptable(f"There is a web page hidden in this picture. {PICTURES_ALLOWED}")
         with refusing_the_unreadable():
-            size, written = picture_format.rewrite(file.read(), max_pixels_side)
+            size, written = picture_format.rewrite(data, max_pixels_side)
     content = stored_in_a_temporary_file(written)
     extension, mime_type = picture_format.extension, picture_format.mime_type
     return Inspected("image", extension, mime_type, *size, None, content, written.getbuffer().nbytes)

@@ -29,7 +29,7 @@ from media_uploads.sounds import inspect_audio
 
 FILES = Path(__file__).parent / "files"
 MB = 2**20
-SECRET = b"<script>secret()</script>"
+SECRET = b"52.5163N 13.3777E secret()"
 RED, BLUE, GREEN, YELLOW = (255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 0)
 
 
@@ -268,7 +268,23 @@ def test_what_hangs_behind_a_picture_disappears(to: str) -> None:
     assert taken.found.size < 10_000
 
 
-def test_html_inside_a_gif_s_data_disappears() -> None:
+@pytest.mark.parametrize("to", ["JPEG", "PNG", "GIF", "WEBP", "HEIF"])
+@pytest.mark.parametrize("page", [b"<script>alert(1)</script>", b"<!DOCTYPE html><p>", b"<HTML><body>"], ids=str)
+def test_a_picture_that_is_also_a_page_is_refused(to: str, page: bytes) -> None:
+    with pytest.raises(NotAcceptable, match="web page"):
+        inspect_image(io.BytesIO(encoded(halves(), to) + page))
+
+
+def test_a_page_in_a_comment_of_a_picture_is_refused() -> None:
+    page = b"<script>alert(1)</script>"
+    data = encoded(halves(), "JPEG")
+    comment = b"\xff\xfe" + struct.pack(">H", len(page) + 2) + page
+
+    with pytest.raises(NotAcceptable, match="web page"):
+        inspect_image(io.BytesIO(data[:2] + comment + data[2:]))
+
+
+def test_what_is_hidden_inside_a_gif_s_data_disappears() -> None:
     """Decoders stop at the code that ends the picture; more may follow in the same chain of blocks."""
     data = encoded(halves(), "GIF")
     assert data.endswith(b"\0;")
