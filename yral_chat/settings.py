@@ -170,7 +170,11 @@ S3_ADDRESSING_STYLE = choice("S3_ADDRESSING_STYLE", "auto", ("auto", "path", "vi
 S3_URL_EXPIRES_SECONDS = number("S3_URL_EXPIRES_SECONDS", 900, int, least=3, most=604800)
 if USE_S3 and not (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and AWS_S3_BUCKET):
     stop("USE_S3=true needs AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_S3_BUCKET.")
-for _name, _address in (("MEDIA_BASE_URL", MEDIA_BASE_URL), ("S3_ENDPOINT_URL", S3_ENDPOINT_URL)):
+for _name, _address in (
+    ("MEDIA_BASE_URL", MEDIA_BASE_URL),
+    ("S3_ENDPOINT_URL", S3_ENDPOINT_URL),
+    ("WHISPER_BASE_URL", WHISPER_BASE_URL),
+):
     if _address and not _address.startswith(("https://", "http://")):
         stop(f"{_name} must be an https:// (or http://) address.")
 FILE_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024

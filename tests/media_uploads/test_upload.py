@@ -385,6 +385,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An SQLite file with the tables in it."""
     folder = tmp_path_factory.mktemp("migrated")
     manage(environment(folder, "http://127.0.0.1:9", 9), "migrate", "--verbosity", "0")
+    manage(environment(folder, "http://127.0.0.1:9", 9), "collectstatic", "--noinput", "--verbosity", "0")
     return (folder / "chat.db").read_bytes()
 
 

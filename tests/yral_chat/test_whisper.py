@@ -48,21 +48,8 @@ def whisper(server: FakeWhisper, settings: Any) -> FakeWhisper:
 
 
 @pytest.fixture
-def make_client(whisper: FakeWhisper) -> Iterator[Callable[[], Whisper]]:
-    made: list[Whisper] = []
-
-    def make() -> Whisper:
-        made.append(Whisper())
-        return made[-1]
-
-    yield make
-    for client in made:
-        client.client.close()
-
-
-@pytest.fixture
-def client(make_client: Callable[[], Whisper]) -> Whisper:
-    return make_client()
+def client(whisper: FakeWhisper) -> Whisper:
+    return Whisper()
 
 
 @pytest.fixture
@@ -103,24 +90,20 @@ def test_it_sends_the_file_and_returns_what_was_heard(
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_model_and_server_are_settings(
-    slash: str, make_client: Callable[[], Whisper], voice_note: Watched, whisper: FakeWhisper, settings: Any
-) -> None:
+def test_model_and_server_are_settings(slash: str, voice_note: Watched, whisper: FakeWhisper, settings: Any) -> None:
     settings.WHISPER_MODEL = "large-v3-turbo"
     settings.WHISPER_BASE_URL = whisper.url + slash
 
-    transcribe(make_client(), voice_note)
+    transcribe(Whisper(), voice_note)
 
     assert whisper.last.path == PATH
     assert whisper.last.fields["model"] == "large-v3-turbo"
 
 
-def test_a_server_of_one_s_own_needs_no_key(
-    make_client: Callable[[], Whisper], voice_note: Watched, whisper: FakeWhisper, settings: Any
-) -> None:
+def test_a_server_of_one_s_own_needs_no_key(voice_note: Watched, whisper: FakeWhisper, settings: Any) -> None:
     settings.WHISPER_API_KEY = ""
 
-    assert transcribe(make_client(), voice_note) == TRANSCRIPT
+    assert transcribe(Whisper(), voice_note) == TRANSCRIPT
     assert "authorization" not in whisper.last.headers
 
 
@@ -151,6 +134,16 @@ def test_connections_are_kept(client: Whisper, voice_note: Watched, whisper: Fak
     assert whisper.connections == 1
 
 
+def test_a_client_that_is_dropped_closes_its_connections(voice_note: Watched, whisper: FakeWhisper) -> None:
+    client = Whisper()
+    transcribe(client, voice_note)
+    connections = client.client
+
+    del client
+
+    assert connections.is_closed
+
+
 def test_many_at_once_share_the_client(client: Whisper, tmp_path: Path, whisper: FakeWhisper, settings: Any) -> None:
     heard = []
 
@@ -170,12 +163,12 @@ def test_many_at_once_share_the_client(client: Whisper, tmp_path: Path, whisper:
 
 
 def test_no_proxy_of_the_environment_hears_it(
-    make_client: Callable[[], Whisper], voice_note: Watched, monkeypatch: pytest.MonkeyPatch
+    whisper: FakeWhisper, voice_note: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
 
-    assert transcribe(make_client(), voice_note) == TRANSCRIPT
+    assert transcribe(Whisper(), voice_note) == TRANSCRIPT
 
 
 # What is made of an answer
@@ -291,22 +284,20 @@ def test_a_refusal_before_the_file_was_read_is_heard(client: Whisper, tmp_path: 
         transcribe(client, file, seconds=2)
 
 
-def test_a_server_that_nobody_answers_for_is_down(
-    make_client: Callable[[], Whisper], voice_note: Watched, settings: Any
-) -> None:
+def test_a_server_that_nobody_answers_for_is_down(whisper: FakeWhisper, voice_note: Watched, settings: Any) -> None:
     settings.WHISPER_BASE_URL = "http://127.0.0.1:9/v1"
 
-    within(2, lambda: transcribe(make_client(), voice_note, seconds=1))
+    within(2, lambda: transcribe(Whisper(), voice_note, seconds=1))
 
 
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid/v1", "http://[::1/v1", "nonsense", "ftp://127.0.0.1"])
 def test_an_address_that_leads_nowhere_is_down(
-    url: str, make_client: Callable[[], Whisper], voice_note: Watched, settings: Any
+    url: str, whisper: FakeWhisper, voice_note: Watched, settings: Any
 ) -> None:
     settings.WHISPER_BASE_URL = url
 
     with pytest.raises(ModelUnavailable):
-        transcribe(make_client(), voice_note, seconds=1)
+        transcribe(Whisper(), voice_note, seconds=1)
 
 
 # Slow

@@ -31,6 +31,10 @@ class Whisper:
             trust_env=False,
         )
 
+    def __del__(self) -> None:
+        """Whoever drops it (a setting has changed) leaves no open connection behind. The SDK's clients do the same."""
+        self.client.close()
+
     def transcribe(self, audio: BinaryIO, *, mime_type: str, extension: str, deadline: float) -> str:
         """What is said in the file, never blank, with retries until `deadline` (of time.monotonic).
 
