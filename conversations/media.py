@@ -4,6 +4,7 @@ import io
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -15,6 +16,7 @@ from yral_chat.ai import Blob
 from yral_chat.errors import StorageUnavailable
 
 logger = logging.getLogger(__name__)
+_readers = ThreadPoolExecutor(16, thread_name_prefix="media")
 FETCH_SECONDS = 5.0
 MEGABYTE = 1024 * 1024
 
@@ -27,9 +29,9 @@ def picture_for_model(url: str, deadline: float) -> Blob | None:
     """None if it can't be opened, which never fails the turn."""
     try:
         if storage.KEY.fullmatch(url):
-            return pictures.for_model(url)
+            return pictures.for_model(url, read=lambda key: _stored(key, deadline))
         return pictures.for_model(url, read=lambda url: _fetched_picture(url, deadline))
-    except (storage.MissingFile, StorageUnavailable, CannotOpen, inspection.NotAcceptable, ValueError) as exc:
+    except (storage.MissingFile, StorageUnavailable, CannotOpen, inspection.NotAcceptable, ValueError, OSError) as exc:
         logger.warning("A picture couldn't be opened for the model: %s", exc or type(exc).__name__)
         return None
 
@@ -39,7 +41,7 @@ def opened(url: str, deadline: float) -> Iterator[tuple[BinaryIO, str]]:
     """A sound and its extension. Raises CannotOpen."""
     try:
         if storage.KEY.fullmatch(url):
-            with io.BytesIO(storage.read(url)) as sound:
+            with io.BytesIO(_stored(url, deadline)) as sound:
                 yield sound, url.rpartition(".")[2]
         else:
             fetched = io.BytesIO(_fetched(url, settings.MAX_AUDIO_SIZE_MB * MEGABYTE, deadline))
@@ -52,6 +54,16 @@ def _fetched_picture(url: str, deadline: float) -> bytes:
     data = _fetched(url, settings.MAX_IMAGE_SIZE_MB * MEGABYTE, deadline)
     with inspection.inspect_image(io.BytesIO(data)).content as picture:
         return picture.read()
+
+
+def _stored(key: str, deadline: float) -> bytes:
+    """The storage's own timeouts are longer than a turn has time for."""
+    reading = _readers.submit(storage.read, key)
+    try:
+        return reading.result(timeout=max(0.0, deadline - time.monotonic()))
+    except TimeoutError as exc:
+        reading.cancel()
+        raise CannotOpen("the storage took too long") from exc
 
 
 def _fetched(url: str, most: int, deadline: float) -> bytes:

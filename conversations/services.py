@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 from django.conf import settings
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -21,7 +21,7 @@ from conversations.media import CannotOpen, opened, picture_for_model
 from conversations.models import Conversation, Message, get_owned
 from media_uploads import storage
 from media_uploads.models import MediaUpload
-from media_uploads.services import count_use, release, use_uploads
+from media_uploads.services import count_use, delete_files, release, use_uploads
 from personas.models import Influencer
 from yral_chat import ai
 from yral_chat.database import Statement, insert, instance, release_connection, write_transaction
@@ -30,6 +30,7 @@ from yral_chat.errors import Forbidden, NotFound
 logger = logging.getLogger(__name__)
 
 CONTEXT_MESSAGES = 10
+DELETING_SECONDS = 5.0
 TO_STORE = 0.25  # seconds of the turn that are left for storing the answer
 TRANSCRIPTION_SHARE = 0.5  # of the time that is left, so that there is time for an answer
 PICTURES_SHARE = 0.3
@@ -123,13 +124,14 @@ def _create(influencer: Influencer, user_id: str) -> tuple[Conversation, Message
     )
 
 
-@write_transaction()
 def delete_conversation(*, conversation_id: str, user_id: str) -> tuple[uuid.UUID, int]:
-    """Its id and how many messages went with it."""
-    conversation = get_owned(conversation_id, user_id, lock=True)
-    deleted = conversation.pk, conversation.message_count
-    release(Message.objects.of(conversation.pk).shown_media())
-    conversation.delete()
+    """Its id and how many messages went with it. Files that nothing shows any more go after the commit."""
+    with write_transaction():
+        conversation = get_owned(conversation_id, user_id, lock=True)
+        deleted = conversation.pk, conversation.message_count
+        files = release(Message.objects.of(conversation.pk).shown_media())
+        conversation.delete()
+    transaction.on_commit(lambda: delete_files(files, until=time.monotonic() + DELETING_SECONDS))
     return deleted
 
 

@@ -190,7 +190,7 @@ def rewrite_jpeg(data: bytes, max_side: int) -> Rewritten:
     coarse = sum(picture.quantization.get(0, ())) > 750  # below quality 90; writing finer would only make it larger
     if coarse and picture.mode in ("L", "RGB"):
         options |= {"quality": -1, "qtables": picture.quantization}
-    return as_jpeg(upright(in_srgb(picture)), **options)
+    return as_jpeg(in_srgb(upright(picture)), **options)
 
 
 def check_jpeg_parts(data: bytes) -> None:
@@ -226,7 +226,7 @@ def as_jpeg(picture: Image.Image, **options: object) -> Rewritten:
 def rewrite_png(data: bytes, max_side: int) -> Rewritten:
     """Lossless, but 8 bits a channel. Of an animated PNG the first picture is kept."""
     check_png_parts(data)
-    picture = upright(in_srgb(opened(PngImagePlugin.PngImageFile, data, max_side)))
+    picture = in_srgb(upright(opened(PngImagePlugin.PngImageFile, data, max_side)))
     if picture.mode.startswith("I"):
         picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
         picture.info.clear()
@@ -314,7 +314,7 @@ def rewrite_webp(data: bytes, max_side: int) -> Rewritten:
         options = {"lossless": True, "quality": 20, "method": 0 if pixels > LARGE else 1}
     if not picture.is_animated:
         picture.load()
-        return saved(upright(in_srgb(picture)), "WEBP", **options)
+        return saved(in_srgb(upright(picture)), "WEBP", **options)
     check_animation(picture.n_frames, pixels)
     if len(durations) != picture.n_frames:
         raise broken_picture()

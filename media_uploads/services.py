@@ -1,11 +1,12 @@
 import contextlib
 import hashlib
 import logging
+import math
+import time
 from collections import Counter
 from typing import BinaryIO
 
 from django.conf import settings
-from django.db import transaction
 
 from media_uploads import inspection, sounds, storage
 from media_uploads.inspection import Inspected
@@ -25,6 +26,8 @@ def store_upload(*, owner_id: str, kind: str, file: BinaryIO, size: int) -> Medi
         inspected = _inspect(kind, file)
     except inspection.NotAcceptable as exc:
         raise BadRequest(str(exc)) from exc
+    except OSError as exc:
+        raise StorageUnavailable(f"no temporary file can be written ({exc.strerror})") from exc
     with contextlib.ExitStack() as closing:
         if inspected.content is not file:
             closing.enter_context(contextlib.closing(inspected.content))
@@ -81,23 +84,26 @@ def count_use(keys: list[str]) -> None:
         MediaUpload.objects.with_keys(keys).count_use(+1)
 
 
-def release(keys_by_message: list[list[str]]) -> None:
-    """These messages go. What no message shows any more goes after the commit."""
+def release(keys_by_message: list[list[str]]) -> list[str]:
+    """These messages go. The keys of what no message shows any more: delete_files() them after the commit."""
     uses = Counter(key for keys in keys_by_message for key in set(keys))
     if not uses:
-        return
+        return []
     for times in set(uses.values()):
         MediaUpload.objects.with_keys([key for key, count in uses.items() if count == times]).count_use(-times)
     gone = MediaUpload.objects.with_keys(list(uses)).filter(use_count=0)
     keys = list(gone.values_list("storage_key", flat=True))
     gone.delete()
-    transaction.on_commit(lambda: delete_files(keys))
+    return keys
 
 
-def delete_files(keys: list[str]) -> None:
-    """What can't be deleted now is found by purge_media."""
+def delete_files(keys: list[str], *, until: float = math.inf) -> None:
+    """What can't be deleted, or not until then (of time.monotonic), is found by purge_media."""
     for key in keys:
+        if time.monotonic() > until:
+            return
         try:
             storage.delete(key)
         except StorageUnavailable as exc:
             logger.warning("A file stays until the next purge_media: %s", exc)
+            return

@@ -5,4 +5,4 @@ class YralChatConfig(AppConfig):
     name = "yral_chat"
 
     def ready(self) -> None:
-        from yral_chat import checks  # noqa: F401  registers itself
+        from yral_chat import checks, requests  # noqa: F401  they register themselves

@@ -13,6 +13,7 @@ from django.conf import settings  # noqa: E402
 from yral_chat import errors  # noqa: E402
 from yral_chat.bodies import most_bytes  # noqa: E402
 from yral_chat.checks import refuse_to_start  # noqa: E402
+from yral_chat.middleware import sane_id  # noqa: E402
 from yral_chat.startup import warm_up  # noqa: E402
 
 # Under ASGI each request has a thread of its own, which dies with it: a connection that is kept would be lost.
@@ -51,12 +52,18 @@ class BodyLimit:
 
         await self.app(scope, bounded, send)
         if size > most:
-            await self._refuse(send)
+            await self._refuse(scope, send)
 
     @staticmethod
-    async def _refuse(send: Any) -> None:
+    async def _refuse(scope: Event, send: Any) -> None:
         response = errors.too_large()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(response.content)).encode())]
+        given = dict(scope["headers"]).get(b"x-correlation-id", b"").decode("latin-1")
+        headers = [
+            (b"x-correlation-id", sane_id(given).encode()),
+            (b"x-api-version", b"v1"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(response.content)).encode()),
+        ]
         await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
         await send({"type": "http.response.body", "body": response.content})
 

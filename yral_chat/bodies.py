@@ -1,7 +1,7 @@
 """How large a request's body may be. Too large is 413, after reading as much again: who is cut off in the middle of
 writing never sees the answer."""
 
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
@@ -14,7 +14,11 @@ def most_bytes(path: str) -> int:
     return settings.UPLOAD_MAX_BODY_SIZE if path.endswith("/media/upload") else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 
 
-def copy(source: IO[bytes], most: int, *, to: IO[bytes] | None = None) -> int:
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def copy(source: Readable, most: int, *, to: IO[bytes] | None = None) -> int:
     """How many bytes it read, and threw away without `to`; it stops when they are more than `most`."""
     size = 0
     while size <= most and (chunk := source.read(PIECE)):

@@ -19,6 +19,11 @@ logger = logging.getLogger("yral_chat.requests")
 SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+def sane_id(given: str) -> str:
+    """What the caller sent, if it is short and plain; else a new one."""
+    return given if SANE.fullmatch(given) else str(uuid.uuid4())
+
+
 class CorrelationMiddleware:
     """X-Correlation-ID in (kept if it is short and plain) and out; X-API-Version out."""
 
@@ -27,7 +32,7 @@ class CorrelationMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.META.get("HTTP_X_CORRELATION_ID", "")
-        correlation_id.set(given if SANE.fullmatch(given) else str(uuid.uuid4()))  # till the next: Django logs later
+        correlation_id.set(sane_id(given))  # till the next: Django logs later
         started = time.perf_counter()
         response = self.get_response(request)
         took = (time.perf_counter() - started) * 1000
@@ -37,6 +42,23 @@ class CorrelationMiddleware:
         if request.method == "HEAD" and not response.streaming:
             response.content = b""  # its length stands in the header
         return response
+
+
+class MalformedChunks(Exception):
+    pass
+
+
+class Chunks:
+    """A body in chunks, whose servers each have errors of their own for broken ones."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self.stream.read(size)
+        except Exception as exc:
+            raise MalformedChunks from exc
 
 
 class BodyLimitMiddleware:
@@ -51,11 +73,14 @@ class BodyLimitMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if "chunked" not in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
             return self.get_response(request)
-        most, stream = most_bytes(request.path_info), _stream_of(request)
+        most, stream = most_bytes(request.path_info), Chunks(_stream_of(request))
         with SpooledTemporaryFile(max_size=settings.FILE_UPLOAD_MAX_MEMORY_SIZE) as body:
-            if copy(stream, most, to=body) > most:
-                copy(stream, most)
-                return errors.too_large()
+            try:
+                if copy(stream, most, to=body) > most:
+                    copy(stream, most)
+                    return errors.too_large()
+            except MalformedChunks:
+                return errors.plain("bad_request", 400)
             request.META["CONTENT_LENGTH"] = str(body.tell())
             body.seek(0)
             cast(Any, request)._stream = body

@@ -365,6 +365,17 @@ def test_an_iphone_s_wide_colours_are_turned_into_srgb(to: str) -> None:
     assert is_near(taken.picture.convert("RGB").getpixel((16, 16)), (213, 95, 27), by=6)
 
 
+@pytest.mark.parametrize("to", ["JPEG", "PNG", "WEBP"])
+def test_a_photo_in_another_colour_space_is_upright_too(to: str) -> None:
+    """As phones write them: orientation 6, and a profile that isn't sRGB's."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+
+    found = Taken(encoded(Image.new("RGB", (40, 20), "red"), to, exif=turned, icc_profile=display_p3())).found
+
+    assert (found.width, found.height) == (20, 40)
+
+
 def test_a_broken_colour_profile_leaves_the_colours_alone() -> None:
     taken = Taken(encoded(halves(), "PNG", icc_profile=b"no profile" * 20))
 
