@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from rest_framework import serializers
@@ -14,6 +14,7 @@ from media_uploads import storage
 from personas.models import texts
 from personas.serializers import absolute
 from yral_chat.database import Statement
+from yral_chat.pagination import Page
 from yral_chat.schema import Object
 
 RECENT_MESSAGES = 10
@@ -233,6 +234,17 @@ def conversation_rows(conversations: ConversationQuerySet) -> Any:
     """The flat rows that conversations_json takes; the persona's instructions aren't read."""
     persona = (f"influencer__{name}" for name in PERSONA if name != "id")
     return conversations.values(*CONVERSATION, *persona)
+
+
+@lru_cache(maxsize=64)
+def listed(page: Page) -> Statement:
+    """A page of the conversations of the user that it's called with."""
+    return Statement(
+        lambda user_id: conversation_rows(Conversation.objects.owned_by(user_id).latest_first())[
+            page.offset : page.end
+        ],
+        "user",
+    )
 
 
 def conversation_row(conversation: Conversation) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from conversations.serializers import (
     TurnSerializer,
     conversation_rows,
     conversations_json,
+    listed,
     messages_page,
     opened_json,
     turn_json,
@@ -59,7 +60,9 @@ class ConversationViewSet(GenericViewSet[Conversation]):
             if "\x00" in influencer_id:
                 raise invalid_query("influencer_id", "Null characters are not allowed.", "null_characters_not_allowed")
             mine = mine.filter(influencer=influencer_id)
-        rows = conversation_rows(mine.latest_first())[page.offset : page.end]
+            rows = conversation_rows(mine.latest_first())[page.offset : page.end]
+        else:
+            rows = listed(page)(caller_id(request))
         return Response(
             {
                 "conversations": conversations_json(rows, base_url(request)),
