@@ -5,9 +5,11 @@ UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 VENV := $(or $(UV_PROJECT_ENVIRONMENT),.venv)
 PYTHON := $(VENV)/bin/python
 export UV_PYTHON_PREFERENCE ?= system
+# gunicorn reads this variable itself, before our settings, and crashes over a blank one.
+NO_BLANK := [ -n "$$WEB_CONCURRENCY" ] || unset WEB_CONCURRENCY
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test check lint types migrations schema format clean
+.PHONY: help install run serve test soak soak-http check lint types migrations schema release format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,24 +31,33 @@ install: $(UV) ## Install what the service and its tests need, as locked
 
 run: install ## Migrate, seed and serve on 127.0.0.1:8000, and print how to use it
 	@$(PYTHON) manage.py prepare_development
-	@exec $(PYTHON) -m gunicorn -c deploy/gunicorn.conf.py
+	@$(NO_BLANK); exec $(PYTHON) -m gunicorn -c deploy/gunicorn.conf.py
 
 serve: ## The production server alone, configured by the environment
 	@$(PYTHON) manage.py collectstatic --noinput --verbosity 0
-	@exec env MALLOC_ARENA_MAX=2 $(PYTHON) -m gunicorn -c deploy/gunicorn.conf.py
+	@$(NO_BLANK); exec env MALLOC_ARENA_MAX=2 $(PYTHON) -m gunicorn -c deploy/gunicorn.conf.py
 
 test: install ## The test suite
 	$(PYTHON) -m pytest -n auto
 
+soak: install ## A few minutes of faults, retries and kills; says at the end whether anything was lost
+	$(PYTHON) -m tests.soak $(SOAK)
+
+soak-http: install ## Ten ordinary minutes with uploads and Litestream (or MINUTES=1); judges times, memory, log and copy
+	$(PYTHON) -m tests.soak --ordinary --minutes $(or $(MINUTES),10) $(SOAK)
+
 check: install lint types migrations schema-check ## Everything that CI runs; on PostgreSQL too if TEST_DATABASE_URL says where
 	env -u TEST_DATABASE_URL $(MAKE) test
-	@if [ -n "$$TEST_DATABASE_URL" ]; then $(MAKE) test; \
+	@if [ -n "$$TEST_DATABASE_URL" ]; then $(PYTHON) -m pytest -n auto -m "not own_database"; \
 	elif [ -n "$$CI" ]; then echo "CI must also test on PostgreSQL: TEST_DATABASE_URL is not set."; exit 1; \
 	else echo "Not tested on PostgreSQL. To do so: TEST_DATABASE_URL=postgres://user:password@host/name make check"; fi
 
 lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(VENV)/bin/shellcheck .ci/run deploy/*.sh tests/deploy/*.sh
+	PATH="$(abspath $(VENV))/bin:$$PATH" jactionlint --strict-exit
+	$(VENV)/bin/zizmor --offline --quiet .github
 
 types:
 	$(PYTHON) -m mypy
@@ -57,9 +68,17 @@ migrations:
 schema: install ## Write docs/api/openapi.yaml and .json anew
 	$(PYTHON) manage.py export_openapi
 
+.PHONY: drawings
+drawings: install ## Draw docs/architecture anew, from the code
+	$(PYTHON) manage.py draw_architecture
+
 .PHONY: schema-check
 schema-check:
 	$(PYTHON) manage.py export_openapi --check
+	$(PYTHON) manage.py draw_architecture --check
+
+release: install ## Date the top entry of CHANGELOG.md, commit and tag
+	@deploy/release.sh
 
 format: install ## Format the code
 	$(PYTHON) -m ruff check --fix .

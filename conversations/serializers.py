@@ -1,18 +1,20 @@
 """Requests: DRF serializers. Answers: serializers for the schema, plain dicts for the wire; a test compares them."""
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache, lru_cache
+from itertools import chain
 from typing import Any
 
 from rest_framework import serializers
 
 from conversations import prompts
 from conversations.models import Conversation, ConversationQuerySet, Message, MessageQuerySet
-from conversations.services import Draft
+from conversations.turns import Draft, Outcome
 from media_uploads import storage
 from personas.models import texts
 from personas.serializers import absolute
+from yral_chat import ai
 from yral_chat.database import Statement
 from yral_chat.pagination import Page
 from yral_chat.schema import Object
@@ -31,6 +33,8 @@ MESSAGE = (
     "token_count",
     "created_at",
     "blocked",
+    "stopped",
+    "away",
 )
 CONVERSATION = ("id", "user_id", "influencer_id", "created_at", "updated_at", "message_count")
 PERSONA = ("id", "name", "display_name", "avatar_url", "category", "suggested_messages")
@@ -82,6 +86,13 @@ class SendMessageSerializer(serializers.Serializer[Any]):
     media_urls = MediaListField(required=False, allow_null=True)
     audio_url = TextField(required=False, allow_null=True, allow_blank=True, max_length=2048)
     audio_duration_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=300)
+    client_message_id = serializers.CharField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=255,
+        help_text="The app's own id of this message: sent again with it, within 7 days, it is the same message.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         kind = attrs["message_type"]
@@ -95,7 +106,7 @@ class SendMessageSerializer(serializers.Serializer[Any]):
             raise serializers.ValidationError({"audio_url": "An audio message needs an audio_url."}, code="required")
         return attrs
 
-    def draft(self, base_url: str) -> Draft:
+    def draft(self, base_url: str, idempotency_key: str | None) -> Draft:
         """With links of ours turned back into the keys that they lead to."""
         sent = self.validated_data
         sound = sent.get("audio_url") or None
@@ -105,6 +116,8 @@ class SendMessageSerializer(serializers.Serializer[Any]):
             media_urls=[storage.key_of(url, base_url) or url for url in sent.get("media_urls") or []],
             audio_url=sound and (storage.key_of(sound, base_url) or sound),
             audio_duration_seconds=sent.get("audio_duration_seconds"),
+            idempotency_key=idempotency_key,
+            client_message_id=sent.get("client_message_id") or None,
         )
 
 
@@ -169,6 +182,15 @@ class TurnSerializer(Object):
     user_message = MessageSerializer()
     assistant_message = MessageSerializer()
     blocked = serializers.BooleanField()
+    away = serializers.BooleanField(help_text="The answer is the persona's away message: no model was asked.")
+
+
+class StoppedTurnSerializer(Object):
+    user_message = MessageSerializer()
+    assistant_message = MessageSerializer(allow_null=True, help_text="Null where there was no text yet.")
+    blocked = serializers.BooleanField()
+    away = serializers.BooleanField()
+    stopped = serializers.BooleanField(help_text="False for a turn that had ended by itself.")
 
 
 class DeletedSerializer(Object):
@@ -213,8 +235,9 @@ def messages_page(
     conversation: Conversation, *, offset: int, limit: int, order: str, base_url: str
 ) -> list[dict[str, Any]]:
     """As a range of sequences: page 800 costs what page 1 does."""
-    last = offset + limit if order == "asc" else conversation.message_count - offset
-    rows = _PAGES[order](conversation.pk, last - limit, last)
+    count = conversation.message_count  # what is said from here on is in none of its pages
+    first, last = (offset, offset + limit) if order == "asc" else (count - offset - limit, count - offset)
+    rows = _PAGES[order](conversation.pk, first, min(last, count))
     for row in rows:
         row["conversation_id"] = conversation.pk
         with_links(row, base_url)
@@ -224,10 +247,8 @@ def messages_page(
 @cache
 def _recent(count: int) -> Statement:
     """The recent messages of `count` conversations."""
-    examples = [uuid.UUID(int=n + 1) for n in range(count)]
-    return Statement(
-        lambda *ids: Message.objects.recent(ids, RECENT_MESSAGES).values(*MESSAGE), *examples, for_json=True
-    )
+    examples = [value for n in range(count) for value in (uuid.UUID(int=n + 1), 2 * n, 2 * n + 1)]
+    return Statement(lambda *ranges: Message.objects.in_ranges(*ranges).values(*MESSAGE), *examples, for_json=True)
 
 
 def conversation_rows(conversations: ConversationQuerySet) -> Any:
@@ -257,7 +278,8 @@ def conversations_json(rows: Iterable[dict[str, Any]], base_url: str) -> list[di
     """Two queries whatever the number: the rows, and the recent messages of all of them."""
     rows = list(rows)
     recent: dict[str, list[dict[str, Any]]] = {str(row["id"]): [] for row in rows}
-    for message in _recent(len(rows))(*(row["id"] for row in rows)) if rows else ():
+    ranges = ((row["id"], row["message_count"] - RECENT_MESSAGES, row["message_count"]) for row in rows)
+    for message in _recent(len(rows))(*chain.from_iterable(ranges)) if rows else ():
         recent[str(message["conversation_id"])].append(with_links(message, base_url))
     return [_conversation_json(row, recent[str(row["id"])], base_url) for row in rows]
 
@@ -284,9 +306,27 @@ def _conversation_json(row: dict[str, Any], recent: list[dict[str, Any]], base_u
     }
 
 
-def turn_json(question: Message, answer: Message, base_url: str) -> Mapping[str, Any]:
+def turn_json(turn: Outcome, base_url: str) -> dict[str, Any]:
     return {
-        "user_message": message_json(question, base_url),
-        "assistant_message": message_json(answer, base_url),
-        "blocked": answer.blocked,
+        "user_message": message_json(turn.question, base_url),
+        "assistant_message": turn.answer and message_json(turn.answer, base_url),
+        "blocked": bool(turn.answer and turn.answer.blocked),
+        "away": bool(turn.answer and turn.answer.away),
     }
+
+
+def stopped_json(turn: Outcome, base_url: str) -> dict[str, Any]:
+    return {**turn_json(turn, base_url), "stopped": turn.was_stopped}
+
+
+def done_json(turn: Outcome, base_url: str) -> dict[str, Any]:
+    """Of the last event of a stream. `tokens` is 0 where the model didn't count."""
+    answer = turn.answer
+    made = answer.metadata if answer else {}
+    event = {
+        **turn_json(turn, base_url),
+        "provider": made.get("provider") or ai.provider(),
+        "model": made.get("model", ""),
+        "tokens": (answer and answer.token_count) or 0,
+    }
+    return {**event, "stopped": True} if turn.was_stopped else event

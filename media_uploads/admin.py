@@ -1,22 +1,23 @@
 from django.contrib import admin
+from django.urls import reverse
 from django.utils.html import format_html
 
-from media_uploads import storage
 from media_uploads.models import MediaUpload
 from yral_chat.staff import ReadOnlyAdmin
 
 
 @admin.register(MediaUpload)
 class MediaUploadAdmin(ReadOnlyAdmin):
-    list_display = ("preview", "kind", "owner_id", "size", "mime_type", "use_count", "created_at")
-    list_display_links = ("kind",)
+    """What is known of files. The files themselves are private: a page of `conversations` shows them, with a reason."""
+
+    list_display = ("kind", "owner_id", "size", "mime_type", "use_count", "created_at", "file")
     list_select_related = False
     list_filter = ("kind", "mime_type")
     search_fields = ("owner_id__exact", "storage_key__exact", "sha256__exact")
     search_help_text = "The whole user id, storage key or SHA-256."
     ordering = ("-created_at",)
     fields = readonly_fields = (
-        "preview",
+        "file",
         "id",
         "owner_id",
         "storage_key",
@@ -33,8 +34,6 @@ class MediaUploadAdmin(ReadOnlyAdmin):
     )
 
     @admin.display(description="file")
-    def preview(self, upload: MediaUpload) -> str:
-        url = storage.url_for(upload.storage_key, "")
-        if upload.kind == MediaUpload.Kind.AUDIO:
-            return format_html('<audio controls preload="none" src="{}"></audio>', url)
-        return format_html('<img src="{}" alt="" style="max-width:96px;max-height:96px" loading="lazy">', url)
+    def file(self, upload: MediaUpload) -> str:
+        url = reverse("admin:conversations_conversation_file", args=[upload.pk])
+        return format_html('<a href="{}">{}</a>', url, "Listen" if upload.kind == MediaUpload.Kind.AUDIO else "Look")

@@ -5,13 +5,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from django.conf import settings
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from media_uploads import storage
 from yral_chat.ai import Blob
 
 LONGEST_SIDE = 1536  # Gemini cuts pictures into tiles of 768
-CACHE_BYTES = 32 * 1024 * 1024
 
 _cache: OrderedDict[str, bytes] = OrderedDict()
 _lock = threading.Lock()
@@ -49,5 +49,5 @@ def scaled(original: bytes) -> bytes:
 def _remember(key: str, data: bytes) -> None:
     with _lock:
         _cache[key] = data
-        while sum(map(len, _cache.values())) > CACHE_BYTES:
+        while sum(map(len, _cache.values())) > settings.PICTURE_CACHE_MB * 1024 * 1024:
             _cache.popitem(last=False)

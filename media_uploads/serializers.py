@@ -1,5 +1,6 @@
 from typing import Any
 
+from drf_spectacular.utils import OpenApiExample
 from rest_framework import serializers
 
 from media_uploads import storage
@@ -22,6 +23,23 @@ class UploadedSerializer(Object):
     mime_type = serializers.CharField()
     duration_seconds = serializers.FloatField(allow_null=True, help_text="Of a sound, measured.")
     uploaded_at = serializers.DateTimeField()
+
+
+KEY = "alice/3f6c2a9e-8b1d-4e7f-a2c5-9d0e1f2a3b4c.jpg"
+EXAMPLE = OpenApiExample(
+    "picture",
+    {
+        "url": f"https://chat.example.com/media/{KEY}?expires=1769850900&signature=0f1e2d3c4b5a",
+        "storage_key": KEY,
+        "type": "image",
+        "size": 48213,
+        "mime_type": "image/jpeg",
+        "duration_seconds": None,
+        "uploaded_at": "2026-01-31T09:00:00.000000+00:00",
+    },
+    response_only=True,
+    status_codes=["200"],
+)
 
 
 def uploaded_json(upload: MediaUpload, base_url: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from django.conf import settings
@@ -11,6 +12,7 @@ from django.conf import settings
 from media_uploads import inspection, sounds, storage
 from media_uploads.inspection import Inspected
 from media_uploads.models import MediaUpload
+from yral_chat import metrics
 from yral_chat.errors import BadRequest, Forbidden, Invalid, StorageUnavailable, TooLarge
 
 logger = logging.getLogger(__name__)
@@ -18,7 +20,28 @@ MEGABYTE = 1024 * 1024
 
 
 def store_upload(*, owner_id: str, kind: str, file: BinaryIO, size: int) -> MediaUpload:
+    """As _store, and counted."""
+    outcome = "failed"
+    try:
+        upload = _store(owner_id=owner_id, kind=kind, file=file, size=size)
+        outcome = "stored"
+    except (BadRequest, TooLarge):
+        outcome = "refused"
+        raise
+    finally:
+        metrics.UPLOADS.labels(kind, outcome).inc()
+    return upload
+
+
+def _store(*, owner_id: str, kind: str, file: BinaryIO, size: int) -> MediaUpload:
     """Keep a picture or a sound: what the bytes are decides. Raises TooLarge, BadRequest or StorageUnavailable."""
+    with looked_at(kind=kind, file=file, size=size) as inspected:
+        return _keep(owner_id, inspected)
+
+
+@contextlib.contextmanager
+def looked_at(*, kind: str, file: BinaryIO, size: int) -> Iterator[Inspected]:
+    """What can be taken, open meanwhile and kept nowhere. Raises TooLarge, BadRequest or StorageUnavailable."""
     most = settings.MAX_IMAGE_SIZE_MB if kind == MediaUpload.Kind.IMAGE else settings.MAX_AUDIO_SIZE_MB
     if size > most * MEGABYTE:
         raise TooLarge(f"The file is too large: at most {most} MB are allowed for this type.")
@@ -31,7 +54,7 @@ def store_upload(*, owner_id: str, kind: str, file: BinaryIO, size: int) -> Medi
     with contextlib.ExitStack() as closing:
         if inspected.content is not file:
             closing.enter_context(contextlib.closing(inspected.content))
-        return _keep(owner_id, inspected)
+        yield inspected
 
 
 def _inspect(kind: str, file: BinaryIO) -> Inspected:

@@ -7,6 +7,7 @@ stays the same for a third of its life, so that clients can cache what it shows.
 import functools
 import hashlib
 import re
+import tempfile
 import threading
 import time
 import uuid
@@ -130,6 +131,20 @@ def _translated() -> Iterator[None]:
         raise StorageUnavailable(f"the storage doesn't answer ({type(exc).__name__})") from exc
 
 
+def check() -> None:
+    """That files can be kept and found. Raises StorageUnavailable. No file is left behind."""
+    if settings.USE_S3:
+        with _translated():
+            media().connection.meta.client.head_bucket(Bucket=settings.AWS_S3_BUCKET)
+        return
+    try:
+        settings.MEDIA_UPLOAD_DIR.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.MEDIA_UPLOAD_DIR) as file:
+            file.write(b"?")
+    except OSError as exc:
+        raise StorageUnavailable(f"MEDIA_UPLOAD_DIR can't be written ({exc.strerror})") from exc
+
+
 def save(key: str, content: BinaryIO) -> None:
     """Raises StorageUnavailable."""
     file: Any = File(content, name=key)
@@ -186,7 +201,7 @@ def written_at(key: str) -> datetime:
 
 # Links
 def url_for(key: str, base_url: str) -> str:
-    """A link that anybody can read for a while. `base_url`: scheme and host of the request."""
+    """A link that anybody can read for a while. `base_url`: of the request, see pagination.py."""
     life = settings.S3_URL_EXPIRES_SECONDS
     period = int(time.time() // max(1, life // 3))
     if settings.USE_S3:

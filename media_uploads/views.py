@@ -1,13 +1,12 @@
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from email.utils import formatdate
 from typing import Any, BinaryIO
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.views.decorators.csrf import csrf_exempt
 from drf_spectacular.utils import extend_schema
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
@@ -16,7 +15,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from media_uploads import services, storage
 from media_uploads.models import MediaUpload
-from media_uploads.serializers import UploadedSerializer, UploadSerializer, uploaded_json
+from media_uploads.serializers import EXAMPLE, UploadedSerializer, UploadSerializer, uploaded_json
 from yral_chat import errors
 from yral_chat.authentication import caller_id
 from yral_chat.bodies import check_length
@@ -36,16 +35,21 @@ class UploadParser(MultiPartParser):
 
 class MediaUploadViewSet(GenericViewSet[MediaUpload]):
     tag = "Media"
+    limited_as = {"create": "upload"}
     queryset = MediaUpload.objects.none()
     serializer_class = UploadSerializer
     parser_classes = (UploadParser,)
 
     @extend_schema(
         operation_id="uploadMedia",
+        examples=[EXAMPLE],
         summary="Upload a picture or a sound, to use in messages",
         description="The bytes decide what it is. Pictures are stored without their metadata, HEIC as JPEG.",
         request={"multipart/form-data": UploadSerializer},
-        responses={200: UploadedSerializer, **answers(400, 401, 413, 415, 422, 503)},
+        responses={
+            200: UploadedSerializer,
+            **answers("wrong_format", "file_too_large", "wrong_type", "no_upload_file", "storage_down"),
+        },
     )
     def create(self, request: Request) -> Response:
         body = UploadSerializer(data=request.data)
@@ -57,6 +61,7 @@ class MediaUploadViewSet(GenericViewSet[MediaUpload]):
         return Response(uploaded_json(upload, base_url(request)))
 
 
+@csrf_exempt  # else it answers other methods before this does
 def media_file(request: HttpRequest, key: str) -> HttpResponseBase:
     """A file of the folder, to whoever holds a good link; players ask for ranges of it."""
     if request.method not in ("GET", "HEAD"):
@@ -105,9 +110,7 @@ def _sent(request: HttpRequest, file: BinaryIO) -> HttpResponseBase:
     if request.method == "HEAD":
         file.close()
         return HttpResponse(status=code, headers=headers)
-    pieces = _Pieces(file, first, last)
-    content = _awaited(pieces) if isinstance(request, ASGIRequest) else pieces
-    return StreamingHttpResponse(content, status=code, headers=headers)
+    return StreamingHttpResponse(_Pieces(file, first, last), status=code, headers=headers)
 
 
 def _range(asked: str, size: int) -> tuple[int, int] | None:
@@ -142,13 +145,3 @@ class _Pieces:
 
     def close(self) -> None:
         self.file.close()
-
-
-async def _awaited(pieces: _Pieces) -> AsyncIterator[bytes]:
-    """The same for an ASGI server, for which Django would otherwise read all of them into memory first."""
-    read = sync_to_async(lambda: next(pieces, b""), thread_sensitive=False)
-    try:
-        while piece := await read():
-            yield piece
-    finally:
-        pieces.close()

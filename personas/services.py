@@ -8,7 +8,9 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from personas.models import Influencer, InfluencerQuerySet
+from personas import audit, versions
+from personas.models import VERSIONED, Influencer, InfluencerQuerySet
+from yral_chat.database import write_transaction
 from yral_chat.errors import NotFound
 
 SEED = settings.BASE_DIR / "fixtures" / "personas.json"
@@ -21,9 +23,21 @@ class Seeded:
     kept: list[str]
 
 
-def set_status(*, influencers: InfluencerQuerySet, status: Influencer.Status) -> int:
-    """How many really changed. The next turn obeys."""
-    return influencers.exclude(is_active=status).update(is_active=status, updated_at=timezone.now())
+@write_transaction()
+def set_status(*, influencers: InfluencerQuerySet, status: Influencer.Status, author: versions.Author = None) -> int:
+    """How many really changed. The next turn obeys. What was never published has to be published instead. A time to go
+    live that is still to come is forgotten."""
+    changing = [one for one in influencers.shown().select_for_update(no_key=True) if _differs(one, status)]
+    for influencer in changing:
+        before = {"is_active": influencer.is_active, "goes_live_at": influencer.goes_live_at}
+        values = audit.changes(before, {"is_active": str(status), "goes_live_at": None})
+        audit.record(author, influencer, f"Status set to {status}.", values)
+    kept = Influencer.objects.filter(pk__in=[influencer.pk for influencer in changing])
+    return kept.update(is_active=status, goes_live_at=None, updated_at=timezone.now())
+
+
+def _differs(influencer: Influencer, status: Influencer.Status) -> bool:
+    return influencer.is_active != status or influencer.waits_to_go_live
 
 
 def seed_personas(*, path: Path = SEED, update: frozenset[str] = frozenset()) -> Seeded:
@@ -51,13 +65,29 @@ def _seed_one(entry: dict[str, Any], update: frozenset[str], seeded: Seeded) -> 
     influencer = existing or Influencer(pk=entry["pk"], created_at=entry["fields"]["created_at"])
     for field, value in fields.items():
         setattr(influencer, field, value)
+    if existing:
+        influencer.full_clean()
+        _set_back(influencer, fields)
+        seeded.updated.append(name)
+        return
     try:
         with transaction.atomic():
             influencer.full_clean()
-            influencer.save(force_insert=existing is None)
+            influencer.save(force_insert=True)
+            versions.catch_up(influencer_id=influencer.pk, change_note="Added by seed_personas.")
     except (IntegrityError, ValidationError):
-        if existing or not Influencer.objects.filter(pk=influencer.pk).exists():
+        if not Influencer.objects.filter(pk=influencer.pk).exists():
             raise
         seeded.kept.append(name)  # another process has just added it
         return
-    (seeded.updated if existing else seeded.added).append(name)
+    seeded.added.append(name)
+
+
+def _set_back(influencer: Influencer, fields: dict[str, Any]) -> None:
+    """The draft stays as it is."""
+    details = {name: value for name, value in fields.items() if name not in VERSIONED}
+    content = {name: value for name, value in fields.items() if name in VERSIONED}
+    versions.save_details(influencer_id=influencer.pk, details=details)
+    versions.publish_content(
+        influencer_id=influencer.pk, content=content, change_note="Set back by seed_personas --update."
+    )

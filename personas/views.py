@@ -1,10 +1,19 @@
+from django.utils import timezone
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from personas.models import Influencer
-from personas.serializers import LISTED, InfluencerPageSerializer, InfluencerSerializer, influencer_json, listed
+from personas.serializers import (
+    LISTED,
+    PERSONA,
+    PERSONAS,
+    InfluencerPageSerializer,
+    InfluencerSerializer,
+    influencer_json,
+    listed,
+)
 from yral_chat.errors import NotFound
 from yral_chat.pagination import base_url, page_of
 from yral_chat.schema import ID, PAGE, errors
@@ -13,15 +22,17 @@ from yral_chat.schema import ID, PAGE, errors
 @extend_schema_view(
     list=extend_schema(
         operation_id="listInfluencers",
+        examples=[PERSONAS],
         summary="The personas, active ones first",
         parameters=PAGE(limit=50, most=100),
-        responses={200: InfluencerPageSerializer, **errors(422)},
+        responses={200: InfluencerPageSerializer, **errors("limit_out_of_range")},
     ),
     retrieve=extend_schema(
         operation_id="getInfluencer",
+        examples=[PERSONA],
         summary="One active persona",
         parameters=[ID("influencer_id")],
-        responses={200: InfluencerSerializer, **errors(404)},
+        responses={200: InfluencerSerializer, **errors("no_influencer")},
     ),
 )
 class InfluencerViewSet(ViewSet):
@@ -37,8 +48,8 @@ class InfluencerViewSet(ViewSet):
         base = base_url(request)
         return Response(
             {
-                "influencers": [influencer_json(row, base) for row in listed(page)()],
-                "total": Influencer.objects.count(),
+                "influencers": [influencer_json(row, base) for row in listed(page)(timezone.now())],
+                "total": Influencer.objects.shown().count(),
                 "limit": page.limit,
                 "offset": page.offset,
             }

@@ -7,6 +7,7 @@ in `requests`.
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -32,6 +33,11 @@ class Answer:
     trickle: float = 0.0
     trickle_head: float = 0.0
     before: Callable[[], None] | None = None
+    # Of a stream: what comes, a gate before each chunk, seconds between two, and after how many the line is cut
+    chunks: list[Any] | None = None
+    gate: Callable[[int], None] | None = None
+    pause: float = 0.0
+    cut_after: int | None = None
 
 
 @dataclass
@@ -64,6 +70,18 @@ def says(text: str, *, finish: str = "STOP", tokens: int | None = 12, thought: s
     return Answer({"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"})
 
 
+def streams(*texts: str, finish: str = "STOP", **fields: Any) -> Answer:
+    """Chunk by chunk; each tells the usage so far, as Google's do."""
+    chunks = []
+    for number, text in enumerate(texts, start=1):
+        candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}
+        if number == len(texts) and finish:
+            candidate["finishReason"] = finish
+        usage = {"promptTokenCount": 40, "candidatesTokenCount": 4 * number, "totalTokenCount": 40 + 4 * number}
+        chunks.append({"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"})
+    return Answer(chunks=chunks, **fields)
+
+
 def fails(status: int, message: str = "Simulated failure.") -> Answer:
     return Answer({"error": {"code": status, "message": message, "status": "FAILED"}}, status=status)
 
@@ -76,6 +94,11 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """That a caller is gone is no error of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 @dataclass
 class FakeGemini:
@@ -83,6 +106,7 @@ class FakeGemini:
     default: Answer = field(default_factory=lambda: says(REPLY))
     requests: list[Asked] = field(default_factory=list)
     chooses: Callable[[Asked], Answer] | None = None
+    hung_up: int = 0  # streams whose reader went away
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -99,6 +123,7 @@ class FakeGemini:
             self.requests.clear()
             self.default = says(REPLY)
             self.chooses = None
+            self.hung_up = 0
 
     @property
     def last(self) -> Asked:
@@ -123,7 +148,10 @@ class FakeGemini:
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                raw = self.rfile.read(int(self.headers["Content-Length"]))
+                raw = self.rfile.read(length := int(self.headers["Content-Length"]))
+                if len(raw) < length:  # the caller is gone
+                    self.close_connection = True
+                    return
                 answer = fake._take(Asked(self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(raw)))
                 if answer.before:
                     answer.before()
@@ -134,6 +162,9 @@ class FakeGemini:
                     self._send(answer)
 
             def _send(self, answer: Answer) -> None:
+                if answer.status == 200 and ":streamGenerateContent" in self.path:
+                    self._stream(answer)
+                    return
                 data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
                 headers = f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
                 head = f"HTTP/1.1 {answer.status} Simulated\r\n{headers}"
@@ -142,6 +173,29 @@ class FakeGemini:
                     self._write(data, answer.trickle)
                 except (BrokenPipeError, ConnectionResetError):  # nobody waits for it any more
                     self.close_connection = True
+
+            def _stream(self, answer: Answer) -> None:
+                """An answer that is whole comes as one chunk."""
+                chunks = [answer.body] if answer.chunks is None else answer.chunks
+                head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+                self.close_connection = True
+                try:
+                    self._write(head.encode(), 0)
+                    for number, chunk in enumerate(chunks):
+                        if answer.gate:
+                            answer.gate(number)
+                        if number == answer.cut_after:
+                            self._reset()
+                            return
+                        time.sleep(answer.pause if number else 0)
+                        data = chunk if isinstance(chunk, bytes) else b"data: %s\r\n\r\n" % json.dumps(chunk).encode()
+                        self._write(b"%x\r\n%s\r\n" % (len(data), data), 0)
+                    if answer.cut_after is not None and answer.cut_after >= len(chunks):
+                        self._reset()
+                    else:
+                        self._write(b"0\r\n\r\n", 0)
+                except OSError:  # nobody listens any more
+                    fake.hung_up += 1
 
             def _write(self, data: bytes, pause: float) -> None:
                 for piece in [data[n : n + 1] for n in range(len(data))] if pause else [data]:

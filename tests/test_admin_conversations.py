@@ -1,8 +1,10 @@
 """Staff and chats, through the real pages of the admin: found quickly, read, and never written."""
 
 import datetime as dt
+import re
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +19,10 @@ from conversations.models import Conversation, Message
 from conversations.services import open_conversation
 from personas.models import Influencer
 from tests.conftest import Api
+from tests.conversations.media import take
 from tests.fake_gemini import REPLY
 from tests.personas.page import Page
+from tests.reasons import give_reason
 
 CONVERSATIONS = "/admin/conversations/conversation/"
 MESSAGES = "/admin/conversations/message/"
@@ -103,6 +107,7 @@ def test_the_list_shows_who_talks_with_whom_and_leads_to_the_chat(at_desk: Clien
     assert "alice" in listed.text
     assert "Coach Asha" in listed.text
     assert rows(at_desk, CONVERSATIONS) == {str(chat.pk)}
+    give_reason(at_desk, chat)
     assert rows(at_desk, listed.link("Read")) == {str(message.pk) for message in Message.objects.all()}
     shown = at_desk.get(listed.link("Read")).context["cl"].result_list
     assert [message.sequence for message in shown] == sorted(message.sequence for message in shown)
@@ -115,6 +120,7 @@ def test_read_leads_to_that_conversation_alone(
     bob.send(bobs, "And me?")
 
     for conversation in (chat.pk, uuid.UUID(bobs)):
+        give_reason(at_desk, conversation)
         read = page(at_desk, f"{CONVERSATIONS}{conversation}/change/").link("Read")
         assert rows(at_desk, read) == {str(message.pk) for message in Message.objects.of(conversation)}
 
@@ -131,6 +137,7 @@ def test_the_most_recently_used_conversation_comes_first(
 
 
 def test_a_message_shows_all_that_is_known_of_it(at_desk: Client, chat: Conversation) -> None:
+    give_reason(at_desk, chat)
     answer = Message.objects.get(content=REPLY)
 
     shown = page(at_desk, detail(answer))
@@ -143,6 +150,7 @@ def test_a_message_shows_all_that_is_known_of_it(at_desk: Client, chat: Conversa
 
 
 def test_a_long_text_is_cut_in_the_list_and_whole_on_its_page(at_desk: Client, alice: Api, chat: Conversation) -> None:
+    give_reason(at_desk, chat)
     text = "\n".join(f"line {number}" for number in range(400))
     assert alice.send(chat, text).status_code == 200
     message = Message.objects.get(content=text)
@@ -163,17 +171,20 @@ def test_a_blocked_answer_is_marked(at_desk: Client, chat: Conversation) -> None
 
     listed = page(at_desk, MESSAGES)
 
-    assert listed.html.count('field-was_blocked">blocked<') == 1
+    assert len(re.findall(r"field-was_blocked[^>]*>\s*blocked\s*<", listed.html)) == 1
 
 
 # Not writing
 
 
 def test_a_detail_page_has_nothing_to_type_into(at_desk: Client, chat: Conversation) -> None:
+    give_reason(at_desk, chat)
     for row in (chat, *Message.objects.all()):
         shown = page(at_desk, detail(row))
         typed = [(t, a.get("name")) for t, a in shown.tags if t in ("input", "textarea", "select") and "name" in a]
-        assert {name for _, name in typed} <= {"csrfmiddlewaretoken"}, typed
+        assert {name for _, name in typed} <= {"csrfmiddlewaretoken", "s"}, (
+            f"more than the navigation's search: {typed}"
+        )
         assert "submit" not in [a.get("type") for t, a in shown.tags if t == "input"]
         assert not ways_to_write(shown)
 
@@ -275,17 +286,20 @@ def test_a_user_whose_id_is_a_uuid_is_found_too(at_desk: Client, coach: Influenc
     assert rows(at_desk, CONVERSATIONS, q=user_id) == {opened}
 
 
-def test_search_finds_messages_by_words_of_the_text_or_the_conversations_id(
+def test_words_are_searched_within_a_conversation_that_is_read_and_ids_everywhere(
     at_desk: Client, bob: Api, chat: Conversation, coach: Influencer
 ) -> None:
-    bob.send(bob.open(coach)["id"], "My शरीर hurts")
+    bobs = bob.open(coach)["id"]
+    bob.send(bobs, "My शरीर hurts")
+    give_reason(at_desk, chat, bobs)
     question, shabd = Message.objects.get(content__contains="toes"), Message.objects.get(content__contains="hurts")
 
-    assert rows(at_desk, MESSAGES, q="touch") == {str(question.pk)}
-    assert rows(at_desk, MESSAGES, q="TOES touch") == {str(question.pk)}
-    assert rows(at_desk, MESSAGES, q='"touch my toes"') == {str(question.pk)}
-    assert rows(at_desk, MESSAGES, q="शरीर") == {str(shabd.pk)}
-    assert rows(at_desk, MESSAGES, q="100%") == set()
+    for words in ("touch", "TOES touch", '"touch my toes"'):
+        assert rows(at_desk, MESSAGES, conversation__id__exact=chat.pk, q=words) == {str(question.pk)}
+        assert rows(at_desk, MESSAGES, conversation__id__exact=bobs, q=words) == set()
+        assert rows(at_desk, MESSAGES, q=words) == set(), "nobody searches what all users said"
+    assert rows(at_desk, MESSAGES, conversation__id__exact=bobs, q="शरीर") == {str(shabd.pk)}
+    assert rows(at_desk, MESSAGES, conversation__id__exact=chat.pk, q="100%") == set()
     assert rows(at_desk, MESSAGES, q=str(chat.pk)) == {str(pk) for pk in chat.messages.values_list("pk", flat=True)}
 
 
@@ -334,11 +348,11 @@ def test_conversations_and_messages_are_filtered_by_persona(
 def test_messages_are_filtered_by_who_said_it_and_by_whether_it_was_blocked(
     at_desk: Client, chat: Conversation
 ) -> None:
-    said = page(at_desk, MESSAGES)
+    filters = {words: href for words, href in page(at_desk, MESSAGES).links if "role__exact" in href}
     question = Message.objects.get(role="user")
 
-    assert rows(at_desk, MESSAGES + said.link("User")) == {str(question.pk)}
-    assert len(rows(at_desk, MESSAGES + said.link("Assistant"))) == 2
+    assert rows(at_desk, MESSAGES + filters["User"]) == {str(question.pk)}
+    assert len(rows(at_desk, MESSAGES + filters["Assistant"])) == 2
     assert rows(at_desk, f"{MESSAGES}?blocked__exact=1") == set()
 
 
@@ -374,6 +388,7 @@ def test_a_detail_page_takes_no_more_statements_for_a_long_chat(
 ) -> None:
     make_chats(1)
     conversation = Conversation.objects.get()
+    give_reason(at_desk, conversation)
     statements(at_desk, detail(conversation))
     one = statements(at_desk, detail(conversation))
     for _ in range(30):
@@ -407,6 +422,7 @@ def thousands(conversation: Conversation) -> Conversation:
 def test_pages_work_with_thousands_of_messages_and_none_counts_them_all(
     at_desk: Client, thousands: Conversation
 ) -> None:
+    give_reason(at_desk, thousands)
     with CaptureQueriesContext(connection) as queries:
         first = page(at_desk, MESSAGES)
     assert "text 10120" in first.text
@@ -425,12 +441,13 @@ def test_pages_work_with_thousands_of_messages_and_none_counts_them_all(
 
 
 def test_what_the_cap_hides_is_found_by_search_and_filter(at_desk: Client, thousands: Conversation) -> None:
+    give_reason(at_desk, thousands)
     oldest = Message.objects.get(content="text 2")
 
-    assert rows(at_desk, MESSAGES, q="Hi, I'm your coach!") == {
+    one_chat = f"{MESSAGES}?conversation__id__exact={thousands.pk}"
+    assert rows(at_desk, MESSAGES, conversation__id__exact=thousands.pk, q="Hi, I'm your coach!") == {
         str(Message.objects.get(sequence=1, conversation=thousands).pk)
     }
-    one_chat = f"{MESSAGES}?conversation__id__exact={thousands.pk}"
     oldest_first = page(at_desk, one_chat).link("Created at")
     assert str(oldest.pk) in rows(at_desk, MESSAGES + oldest_first)
 
@@ -458,3 +475,59 @@ def test_a_list_page_offers_no_counts_of_its_filters(
     make_chats(2)
 
     assert "Show counts" not in page(at_desk, url).text
+
+
+# Turns
+
+TURNS = "/admin/conversations/turn/"
+
+
+def test_a_turn_tells_how_it_went_and_what_was_sent(
+    at_desk: Client, alice: Api, chat: Conversation, coach: Influencer
+) -> None:
+    give_reason(at_desk, chat)
+    question = Message.objects.get(role="user")
+    alice.post(f"/api/v1/chat/conversations/{chat.pk}/messages/{question.pk}/regenerate", {})
+
+    assert rows(at_desk, TURNS) == {str(question.pk)}
+    shown = page(at_desk, f"{TURNS}{question.pk}/change/").text
+    for text in ("done", "gemini-2.5-flash", coach.system_instructions, "How do I touch my toes?", "0.00"):
+        assert text in shown
+    assert shown.count(REPLY) == 1, "the answer that was replaced"
+    assert ways_to_write(page(at_desk, f"{TURNS}{question.pk}/change/")) == []
+
+
+def test_a_turns_page_opens_no_pictures(
+    at_desk: Client, alice: Api, conversation: Conversation, media_folder: Path
+) -> None:
+    give_reason(at_desk, conversation)
+    (key,) = take(alice, "red")
+    sent = alice.send(conversation, "Look", message_type="image", media_urls=[key]).json()
+    (media_folder / key).unlink()
+
+    shown = page(at_desk, f"{TURNS}{sent['user_message']['id']}/change/").text
+
+    assert "(picture)" in shown
+    assert "Look" in shown
+
+
+def test_a_turn_is_found_by_its_ids_and_keys(at_desk: Client, alice: Api, chat: Conversation) -> None:
+    keyed = alice.send(chat, "Again", client_message_id="from-the-app").json()["user_message"]["id"]
+    other = str(Message.objects.filter(role="user").exclude(pk=keyed).get().pk)
+
+    assert rows(at_desk, TURNS, q=keyed) == {keyed}
+    assert rows(at_desk, TURNS, q="from-the-app") == {keyed}
+    assert rows(at_desk, TURNS, q=str(chat.pk)) == {keyed, other}
+    assert rows(at_desk, TURNS, q="nothing") == set()
+
+
+def test_what_users_say_is_inert_on_a_turns_page(at_desk: Client, alice: Api, conversation: Conversation) -> None:
+    give_reason(at_desk, conversation)
+    payload = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    question = alice.send(conversation, payload).json()["user_message"]["id"]
+
+    for url in (TURNS, f"{TURNS}{question}/change/"):
+        html = at_desk.get(url).content.decode()
+        assert "<script>alert" not in html
+        assert "<img src=x" not in html
+        assert "&lt;script&gt;alert" in html

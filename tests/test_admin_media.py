@@ -1,5 +1,6 @@
 """Staff and files, through the real pages of the admin: looked at, never changed, and inert."""
 
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from conversations.models import Reading
 from media_uploads.models import MediaUpload
 from tests.conftest import Api
 from tests.media_uploads.conftest import forget_storage, kept, png
 from tests.personas.page import Page
+from tests.reasons import give_reason
 
 MEDIA = "/admin/media_uploads/mediaupload/"
 XSS = "<script>alert('xss')</script>\"><img src=x onerror=alert(1)>"
@@ -62,26 +65,59 @@ def pictures(shown: Page) -> list[str]:
     return [attrs["src"] for tag, attrs in shown.tags if tag in ("img", "audio") and "/media/" in attrs.get("src", "")]
 
 
-def test_the_list_shows_thumbnails_that_open(at_desk: Client, alice: Api) -> None:
-    kept(alice, png(20, 10))
+def file_on(client: Client, upload: MediaUpload) -> str:
+    """The address of the file, from the page that shows it."""
+    (src,) = pictures(page(client, looked_at(upload)))
+    return src
 
-    shown = page(at_desk, MEDIA)
-    (src,) = pictures(shown)
-    opened = at_desk.get(src)
+
+def looked_at(upload: MediaUpload) -> str:
+    return f"/admin/conversations/conversation/file/{upload.pk}/"
+
+
+def test_a_picture_is_looked_at_on_a_page_of_its_own(at_desk: Client, alice: Api) -> None:
+    kept(alice, png(20, 10))
+    upload = MediaUpload.objects.get()
+    give_reason(at_desk, upload)
+
+    assert page(at_desk, MEDIA).link("Look") == page(at_desk, detail(upload)).link("Look") == looked_at(upload)
+    opened = at_desk.get(file_on(at_desk, upload))
     assert opened.status_code == 200
     assert opened["Content-Type"] == "image/png"
     opened.close()
-    assert "alice" in shown.text
 
 
 def test_a_sound_can_be_played(at_desk: Client, alice: Api) -> None:
     kept(alice, kind="audio")
     upload = MediaUpload.objects.get()
+    give_reason(at_desk, upload)
 
-    for url in (MEDIA, detail(upload)):
-        (src,) = pictures(page(at_desk, url))
-        opened = at_desk.get(src, headers={"Range": "bytes=0-3"})
-        assert (opened.status_code, opened.getvalue()) == (206, b"RIFF")
+    opened = at_desk.get(file_on(at_desk, upload), headers={"Range": "bytes=0-3"})
+    assert (opened.status_code, opened.getvalue()) == (206, b"RIFF")
+
+
+def test_no_page_leads_to_a_file_without_a_reason_and_one_reason_opens_one_user_s(
+    at_desk: Client, alice: Api, bob: Api
+) -> None:
+    for user in (alice, alice, bob):
+        kept(user, png(20, 10))
+    of_alice = list(MediaUpload.objects.filter(owner_id="alice"))
+    of_bob = MediaUpload.objects.get(owner_id="bob")
+
+    for upload in (*of_alice, of_bob):
+        for url in (MEDIA, detail(upload)):
+            assert not pictures(page(at_desk, url))
+            assert "signature=" not in page(at_desk, url).html
+        asked = at_desk.get(looked_at(upload))
+        assert asked.status_code == 302
+        assert asked["Location"].startswith(f"{looked_at(upload)}reason/?next=")
+
+    answer = give_reason(at_desk, of_alice[0], then=looked_at(of_alice[0]))
+    assert answer["Location"] == looked_at(of_alice[0])
+    assert all(file_on(at_desk, upload) for upload in of_alice)
+    assert at_desk.get(looked_at(of_bob)).status_code == 302
+    kept_reason = Reading.objects.get()
+    assert (kept_reason.user_id, kept_reason.conversation_id) == ("alice", None)
 
 
 def test_the_detail_shows_what_is_known_of_a_file(at_desk: Client, alice: Api) -> None:
@@ -91,7 +127,6 @@ def test_the_detail_shows_what_is_known_of_a_file(at_desk: Client, alice: Api) -
 
     for value in (upload.pk, upload.owner_id, upload.storage_key, upload.sha256, upload.mime_type, "20", "10"):
         assert str(value) in shown.text
-    assert len(pictures(shown)) == 1
 
 
 def test_nothing_can_be_written(at_desk: Client, alice: Api, folder: Path) -> None:
@@ -139,7 +174,7 @@ def test_rows_cost_no_statements(at_desk: Client, rows: int) -> None:
         row(f"user-{number}")
 
     with CaptureQueriesContext(connection) as queries:
-        assert len(pictures(page(at_desk, MEDIA))) == rows
+        assert len(re.findall("Look</a>", page(at_desk, MEDIA).html)) == rows
     assert len(queries) <= 6, [query["sql"] for query in queries]
 
 
@@ -147,24 +182,24 @@ def test_a_file_is_found_by_its_owner_key_or_hash(at_desk: Client) -> None:
     mine, _ = row("alice", sha256="a" * 64), row("bob", sha256="b" * 64)
 
     for words in ("alice", mine.storage_key, "a" * 64):
-        (src,) = pictures(page(at_desk, MEDIA, q=words))
-        assert mine.storage_key in src
-    assert not pictures(page(at_desk, MEDIA, q="ali"))
+        assert page(at_desk, MEDIA, q=words).link("Look") == looked_at(mine)
+    assert "Look" not in page(at_desk, MEDIA, q="ali").text
 
 
 def test_sounds_can_be_listed_alone(at_desk: Client) -> None:
     row()
     sound = row(kind="audio", mime_type="audio/wav", storage_key=f"alice/{uuid.uuid4()}.wav")
 
-    (src,) = pictures(page(at_desk, MEDIA, kind__exact="audio"))
-    assert sound.storage_key in src
+    listed = page(at_desk, MEDIA, kind__exact="audio")
+    assert listed.link("Listen") == looked_at(sound)
+    assert "Look" not in listed.text
 
 
 def test_staff_without_the_permission_see_nothing(desk: Desk) -> None:
     upload = row()
     client = desk(User.objects.create_user("new", is_staff=True))
 
-    for url in (MEDIA, detail(upload)):
+    for url in (MEDIA, detail(upload), looked_at(upload), f"{looked_at(upload)}reason/"):
         response = client.get(url)
         assert response.status_code == 403
         assert upload.storage_key.encode() not in response.content
@@ -176,14 +211,16 @@ def test_staff_with_the_permission_look(desk: Desk) -> None:
     user = User.objects.create_user("looks", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_mediaupload"))
 
-    assert len(pictures(page(desk(user), MEDIA))) == 1
+    assert page(desk(user), MEDIA).link("Look") == looked_at(upload)
+    give_reason(desk(user), upload)
+    assert upload.storage_key in file_on(desk(user), upload)
     assert upload.storage_key in page(desk(user), detail(upload)).text
 
 
 def test_nobody_else_gets_in(alice: Api) -> None:
     upload = row()
 
-    for url in (MEDIA, detail(upload)):
+    for url in (MEDIA, detail(upload), looked_at(upload), f"{looked_at(upload)}reason/"):
         response = alice.get(url)
         assert response.status_code == 302
         assert response["Location"].startswith("/admin/login/")

@@ -14,10 +14,11 @@ from django.test.utils import CaptureQueriesContext
 
 from conversations.models import Conversation, Message
 from conversations.services import open_conversation
-from personas.models import Influencer
+from personas.models import Influencer, PersonaVersion
 from tests.conftest import Api, token
 from tests.fake_gemini import FakeGemini
 from tests.personas.page import Page
+from tests.reasons import give_reason
 
 LIST = "/admin/personas/influencer/"
 ADD = f"{LIST}add/"
@@ -53,7 +54,15 @@ def submit(client: Client, url: str, **typed: str | list[str]) -> Any:
 def saved(response: Any) -> None:
     if response.status_code == 200:
         pytest.fail(f"not saved: {response.context['errors']}")
-    assert (response.status_code, response["Location"]) == (302, LIST)
+    assert (response.status_code, response["Location"].endswith("/change/")) == (302, True)
+
+
+def published(client: Client, influencer: Influencer, note: str = "Because.") -> None:
+    """By the page that shows what differs."""
+    url = f"{LIST}{influencer.pk}/publish/"
+    form = page(client, url).form("publish_form")
+    response = client.post(url, {**form, "change_note": note})
+    assert (response.status_code, response["Location"]) == (302, change(influencer))
 
 
 def names(client: Client, url: str = LIST, **query: Any) -> set[str]:
@@ -103,10 +112,18 @@ def at_desk(desk: Desk, editor: User) -> Client:
     return desk(editor)
 
 
+@pytest.fixture
+def publishing(desk: Desk, publisher: User) -> Client:
+    """The admin, as somebody sees it who may publish."""
+    return desk(publisher)
+
+
 # Writing
 
 
-def test_an_editor_makes_a_persona_and_users_talk_with_it(at_desk: Client, alice: Api, gemini: FakeGemini) -> None:
+def test_an_editor_makes_a_persona_and_users_talk_with_it_once_it_is_published(
+    at_desk: Client, publishing: Client, alice: Api, nobody: Api, gemini: FakeGemini
+) -> None:
     response = submit(
         at_desk,
         ADD,
@@ -127,9 +144,14 @@ def test_an_editor_makes_a_persona_and_users_talk_with_it(at_desk: Client, alice
 
     saved(response)
     nila = Influencer.objects.get()
+    assert nobody.get("/api/v1/influencers").json() == {"influencers": [], "total": 0, "limit": 50, "offset": 0}
+    assert nobody.get(f"/api/v1/influencers/{nila.pk}").status_code == 404
+    assert alice.post("/api/v1/chat/conversations", {"influencer_id": nila.pk}).status_code == 404
+    published(publishing, nila)
+    nila.refresh_from_db()
     assert (nila.name, nila.is_active, nila.suggested_messages) == ("chef-nila", "active", ["Dinner?", "Idlis?"])
     assert (nila.temperature, nila.max_output_tokens, nila.personality_traits) == (0.4, 300, {"tone": "warm"})
-    assert LogEntry.objects.get().action_flag == ADDITION
+    assert LogEntry.objects.order_by("pk")[0].action_flag == ADDITION
     opened = alice.open(nila)
     assert opened["last_message"]["content"] == "Hungry?"
     assert opened["influencer"]["suggested_messages"] == ["Dinner?", "Idlis?"]
@@ -140,8 +162,9 @@ def test_an_editor_makes_a_persona_and_users_talk_with_it(at_desk: Client, alice
     assert gemini.last.body["generationConfig"]["maxOutputTokens"] == 300
 
 
-def test_a_new_persona_needs_no_more_than_a_name_and_instructions(at_desk: Client, alice: Api) -> None:
-    saved(submit(at_desk, ADD, display_name="Bare", name="bare", system_instructions="Be bare."))
+def test_a_new_persona_needs_no_more_than_a_name_and_instructions(publishing: Client, alice: Api) -> None:
+    saved(submit(publishing, ADD, display_name="Bare", name="bare", system_instructions="Be bare."))
+    published(publishing, Influencer.objects.get())
 
     bare = Influencer.objects.get()
     assert (bare.suggested_messages, bare.personality_traits, bare.metadata) == ([], {}, {})
@@ -152,28 +175,29 @@ def test_a_new_persona_needs_no_more_than_a_name_and_instructions(at_desk: Clien
     assert alice.send(opened["id"]).status_code == 200
 
 
-def test_the_very_next_reply_obeys_the_edited_instructions(
-    at_desk: Client, alice: Api, coach: Influencer, conversation: Conversation, gemini: FakeGemini
+def test_the_very_next_reply_obeys_the_edited_instructions_once_they_are_published(
+    publishing: Client, alice: Api, coach: Influencer, conversation: Conversation, gemini: FakeGemini
 ) -> None:
+    saved(submit(publishing, change(coach), system_instructions="Answer only in rhyme."))
     alice.send(conversation, "One")
     assert gemini.last.system.startswith("You are Persona 1.")
 
-    saved(submit(at_desk, change(coach), system_instructions="Answer only in rhyme."))
+    published(publishing, coach)
     alice.send(conversation, "Two")
 
     assert gemini.last.system.startswith("Answer only in rhyme.")
     assert "Persona 1" not in gemini.last.system
-    entry = LogEntry.objects.get()
-    assert (entry.action_flag, entry.object_id) == (CHANGE, coach.pk)
-    assert "System instructions" in entry.get_change_message()
+    for entry in LogEntry.objects.all():
+        assert (entry.action_flag, entry.object_id) == (CHANGE, coach.pk)
+        assert "System instructions" in entry.get_change_message()
 
 
 def test_every_other_edit_is_obeyed_at_once_too(
-    at_desk: Client, alice: Api, bob: Api, coach: Influencer, conversation: Conversation, gemini: FakeGemini
+    publishing: Client, alice: Api, bob: Api, coach: Influencer, conversation: Conversation, gemini: FakeGemini
 ) -> None:
     saved(
         submit(
-            at_desk,
+            publishing,
             change(coach),
             initial_greeting="New greeting",
             suggested_messages='["New suggestion"]',
@@ -182,6 +206,7 @@ def test_every_other_edit_is_obeyed_at_once_too(
             display_name="Coach Renamed",
         )
     )
+    published(publishing, coach)
     alice.send(conversation, "Hello")
 
     assert gemini.last.body["generationConfig"]["temperature"] == 1.5
@@ -216,18 +241,20 @@ def test_the_form_shows_what_is_stored_and_saving_it_untouched_changes_nothing(
 
     after = Influencer.objects.values_list(*fields).get()
     assert dict(zip(fields, after, strict=True)) == dict(zip(fields, before, strict=True))
-    assert LogEntry.objects.get().get_change_message() == "No fields changed."
+    assert not LogEntry.objects.exists()
+    assert not PersonaVersion.objects.drafts().exists()
 
 
 def test_staff_can_empty_every_field_that_may_be_empty(
-    at_desk: Client, alice: Api, coach: Influencer, gemini: FakeGemini
+    publishing: Client, alice: Api, coach: Influencer, gemini: FakeGemini
 ) -> None:
     optional = (
         "initial_greeting suggested_messages deflection category description avatar_url personality_traits model "
-        "temperature max_output_tokens metadata"
+        "temperature max_output_tokens metadata language_note"
     )
 
-    saved(submit(at_desk, change(coach), **dict.fromkeys(optional.split(), "")))
+    saved(submit(publishing, change(coach), **dict.fromkeys(optional.split(), "")))
+    published(publishing, coach)
 
     listed = alice.get("/api/v1/influencers").json()["influencers"][0]
     assert None not in listed.values()
@@ -266,12 +293,12 @@ def test_staff_can_empty_every_field_that_may_be_empty(
     ],
 )
 def test_a_value_that_would_not_work_is_said_beside_its_field_and_nothing_is_saved(
-    at_desk: Client, coach: Influencer, make_influencer: MakeInfluencer, field: str, typed: str
+    publishing: Client, coach: Influencer, make_influencer: MakeInfluencer, field: str, typed: str
 ) -> None:
     make_influencer(name="taken")
     before = Influencer.objects.values().get(pk=coach.pk)
 
-    response = submit(at_desk, change(coach), **{field: typed})
+    response = submit(publishing, change(coach), **{field: typed})
 
     assert response.status_code == 200
     assert list(response.context["adminform"].form.errors) == [field]
@@ -280,14 +307,14 @@ def test_a_value_that_would_not_work_is_said_beside_its_field_and_nothing_is_sav
 
 
 def test_a_retired_persona_ends_its_conversations_politely_and_comes_back(
-    at_desk: Client, alice: Api, coach: Influencer, conversation: Conversation
+    publishing: Client, alice: Api, coach: Influencer, conversation: Conversation
 ) -> None:
-    saved(submit(at_desk, change(coach), is_active="discontinued"))
+    saved(submit(publishing, change(coach), is_active="discontinued"))
     refused = alice.send(conversation)
     assert (refused.status_code, refused.json()["message"]) == (404, "Influencer not found")
     assert Message.objects.count() == 1
 
-    saved(submit(at_desk, change(coach), is_active="active"))
+    saved(submit(publishing, change(coach), is_active="active"))
 
     assert alice.send(conversation).status_code == 200
 
@@ -380,12 +407,12 @@ def test_the_list_takes_no_more_statements_for_thirty_than_for_one(
 
 
 def test_activate_and_retire_change_the_chosen_personas_and_say_how_many(
-    at_desk: Client, nobody: Api, make_influencer: MakeInfluencer
+    publishing: Client, nobody: Api, make_influencer: MakeInfluencer
 ) -> None:
     chosen = [make_influencer(is_active=status) for status in ("active", "coming_soon", "discontinued")]
     left = make_influencer(is_active="coming_soon")
 
-    done = Page(run_action(at_desk, "activate", *chosen))
+    done = Page(run_action(publishing, "activate", *chosen))
 
     assert "2 personas activated." in done.text
     assert set(Influencer.objects.active()) == set(chosen)
@@ -393,7 +420,7 @@ def test_activate_and_retire_change_the_chosen_personas_and_say_how_many(
     assert left.is_active == "coming_soon"
     assert len([i for i in nobody.get("/api/v1/influencers").json()["influencers"] if i["is_active"] == "active"]) == 3
 
-    done = Page(run_action(at_desk, "retire", chosen[0]))
+    done = Page(run_action(publishing, "retire", chosen[0]))
 
     assert "1 persona retired." in done.text
     assert nobody.get(f"/api/v1/influencers/{chosen[0].pk}").status_code == 404
@@ -401,27 +428,27 @@ def test_activate_and_retire_change_the_chosen_personas_and_say_how_many(
 
 
 def test_an_action_is_on_record_for_each_persona_that_it_changed(
-    at_desk: Client, editor: User, make_influencer: MakeInfluencer
+    publishing: Client, publisher: User, make_influencer: MakeInfluencer
 ) -> None:
     changed, unchanged = make_influencer(), make_influencer(is_active="discontinued")
     before = changed.updated_at
 
-    run_action(at_desk, "retire", changed, unchanged)
+    run_action(publishing, "retire", changed, unchanged)
 
     entry = LogEntry.objects.get()
-    assert (entry.user, entry.object_id, entry.action_flag) == (editor, changed.pk, CHANGE)
-    assert "discontinued" in entry.get_change_message()
+    assert (entry.user, entry.object_id, entry.action_flag) == (publisher, changed.pk, CHANGE)
+    assert "Status" in entry.get_change_message()
     changed.refresh_from_db()
     assert changed.updated_at > before
-    assert "discontinued" in page(at_desk, f"{LIST}{changed.pk}/history/").text
+    assert "discontinued" in page(publishing, f"{LIST}{changed.pk}/history/").text
 
 
 def test_an_action_on_a_filtered_and_searched_list_touches_only_what_was_chosen(
-    at_desk: Client, make_influencer: MakeInfluencer
+    publishing: Client, make_influencer: MakeInfluencer
 ) -> None:
     chosen, other = make_influencer(category="fitness"), make_influencer(category="fitness")
 
-    at_desk.post(
+    publishing.post(
         f"{LIST}?category=fitness&q=persona",
         {"action": "retire", "_selected_action": [chosen.pk], "index": "0", "select_across": "0"},
     )
@@ -542,10 +569,10 @@ def test_staff_without_any_right_see_no_persona(desk: Desk, coach: Influencer) -
 
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_who_is_no_staff_is_sent_to_the_login(client: Client, coach: Influencer, method: str) -> None:
-    User.objects.create_user("customer", "", PASSWORD)
+    customer = User.objects.create_user("customer", "", PASSWORD)
     for log_in in (False, True):
         if log_in:
-            assert client.login(username="customer", password=PASSWORD)
+            client.force_login(customer)
         for url in ("/admin/", LIST, ADD, change(coach), CONVERSATIONS, MESSAGES):
             response = getattr(client, method)(url)
             assert response.status_code == 302, url
@@ -726,6 +753,7 @@ def test_markup_in_chats_is_inert_on_every_page(
     Conversation.objects.update(metadata={"memories": {PAYLOAD: PAYLOAD}})
     Message.objects.update(metadata={PAYLOAD: PAYLOAD}, audio_url=PAYLOAD)
     client = desk(superuser)
+    give_reason(client, opened["id"])
 
     details = [f"{MESSAGES}{pk}/change/" for pk in Message.objects.values_list("pk", flat=True)]
     assert len(details) == 3
@@ -734,7 +762,7 @@ def test_markup_in_chats_is_inert_on_every_page(
         f"{CONVERSATIONS}{opened['id']}/change/",
         MESSAGES,
         f"{MESSAGES}?conversation__id__exact={opened['id']}",
-        f"{MESSAGES}?q=x-canary",
+        f"{MESSAGES}?conversation__id__exact={opened['id']}&q=x-canary",
         *details,
     ):
         html = page(client, url)
@@ -744,7 +772,7 @@ def test_markup_in_chats_is_inert_on_every_page(
 
 @pytest.mark.parametrize("stored", [{"a": 1}, "Plan my week", 7, [1, None, {"b": []}], [], [["x"]]])
 def test_a_broken_list_of_suggestions_breaks_neither_the_api_nor_the_admin(
-    at_desk: Client, alice: Api, coach: Influencer, stored: Any
+    publishing: Client, alice: Api, coach: Influencer, stored: Any
 ) -> None:
     Influencer.objects.update(suggested_messages=stored)
 
@@ -753,10 +781,11 @@ def test_a_broken_list_of_suggestions_breaks_neither_the_api_nor_the_admin(
     for path in ("/api/v1/influencers", f"/api/v1/influencers/{coach.pk}", "/api/v1/chat/conversations"):
         assert alice.get(path).status_code == 200
     assert alice.send(opened["id"]).status_code == 200
-    assert page(at_desk, LIST)
-    assert page(at_desk, change(coach)).form("influencer_form")["suggested_messages"]
+    assert page(publishing, LIST)
+    assert page(publishing, change(coach)).form("influencer_form")["suggested_messages"]
     # and staff can repair it there
-    saved(submit(at_desk, change(coach), suggested_messages='["Plan my week"]'))
+    saved(submit(publishing, change(coach), suggested_messages='["Plan my week"]'))
+    published(publishing, coach)
     coach.refresh_from_db()
     assert coach.suggested_messages == ["Plan my week"]
 

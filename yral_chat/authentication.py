@@ -12,6 +12,7 @@ from typing import Any, cast
 import jwt
 from django.conf import settings
 from django.core.signals import setting_changed
+from django.http import HttpRequest
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
@@ -43,17 +44,38 @@ def caller_id(request: Request) -> str:
 
 class BearerAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Caller, None]:
-        header = request.META.get("HTTP_AUTHORIZATION", "")
-        if not header.strip():
-            raise NotAuthenticated("Missing authorization header")
-        scheme, _, token = header.strip().partition(" ")
-        token = token.strip()
-        if scheme.lower() != "bearer" or not token or " " in token:
-            raise AuthenticationFailed(WRONG_FORMAT)
-        return Caller(user_of(claims_of(token))), None
+        return getattr(request._request, "caller", None) or judged(token_of(request)), None
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
+
+
+def token_of(request: Request | HttpRequest) -> str:
+    """Raises NotAuthenticated or AuthenticationFailed."""
+    header: str = request.META.get("HTTP_AUTHORIZATION", "")
+    if not header.strip():
+        raise NotAuthenticated("Missing authorization header")
+    scheme, _, token = header.strip().partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or " " in token:
+        raise AuthenticationFailed(WRONG_FORMAT)
+    return token
+
+
+def judged(token: str) -> Caller:
+    return Caller(user_of(claims_of(token)))
+
+
+def known_caller(request: HttpRequest) -> Caller:
+    """Judged before the view, which needn't judge again. Raises what the view will, or PyJWKClientError for a token
+    whose key would have to be fetched: that is left to views that need to know."""
+    token = token_of(request)
+    keys = cast(RemoteKeys | None, backend().jwks_client)
+    if keys and not keys.has_key_of(token):
+        raise jwt.PyJWKClientError("its key isn't known yet")
+    caller: Caller = judged(token)
+    request.caller = caller  # type: ignore[attr-defined]
+    return caller
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -118,6 +140,13 @@ class RemoteKeys(jwt.PyJWKClient):
         if not self.keys:
             raise jwt.PyJWKClientConnectionError("no keys could be fetched")
         raise jwt.PyJWKClientError("unknown kid")
+
+    def has_key_of(self, token: str) -> bool:
+        """Without asking anybody."""
+        try:
+            return jwt.get_unverified_header(token).get("kid") in self.keys
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            return False
 
     def _fetch_for_unknown(self, kid: str) -> None:
         attempts = self.attempts
@@ -191,6 +220,7 @@ setting_changed.connect(_forget_backend)
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "yral_chat.authentication.BearerAuthentication"
+    match_subclasses = True
     name = "bearer"
 
     def get_security_definition(self, auto_schema: object) -> dict[str, str]:

@@ -7,11 +7,15 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 
 PIECE = 64 * 1024
+PATIENCE = 30.0  # seconds in which a client takes or gives nothing
+
+
+WITH_FILES = ("/media/upload", "/playground/say/", "/playground/picture/", "/playground/listen/")
 
 
 def most_bytes(path: str) -> int:
     """Of a body sent to this path."""
-    return settings.UPLOAD_MAX_BODY_SIZE if path.endswith("/media/upload") else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    return settings.UPLOAD_MAX_BODY_SIZE if path.endswith(WITH_FILES) else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 
 
 class Readable(Protocol):

@@ -1,14 +1,22 @@
+import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from functools import cache, cached_property
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.conf import settings
+from django.core.signals import request_started
+from django.db import DatabaseError, connection, transaction
+from django.db.backends.signals import connection_created
 from django.db.models import Model, QuerySet
+
+from yral_chat import metrics
 
 
 def release_connection() -> None:
@@ -33,6 +41,62 @@ def write_transaction() -> Iterator[None]:
     queue = _writers if connection.vendor == "sqlite" and not connection.in_atomic_block else nullcontext()
     with queue, transaction.atomic():
         yield
+
+
+_statements: ContextVar[list[int] | None] = ContextVar("statements", default=None)
+
+
+def statements_so_far() -> int:
+    """How many statements this thread, or what it was copied from, has sent. The difference of two is a request's."""
+    count = _statements.get()
+    if count is None:
+        _statements.set(count := [0])
+    return count[0]
+
+
+def _watch(connection: Any, **_: object) -> None:
+    """Each new connection's statements are counted, and so are their errors. With Litestream, the last one that closes
+    leaves the WAL as it is: Litestream alone moves it into the database."""
+    if settings.ENABLE_LITESTREAM and connection.vendor == "sqlite":
+        connection.connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)
+    metrics.DATABASE_CONNECTIONS.inc()
+    connection.opened_file = _file_of(connection)
+    if _counted not in connection.execute_wrappers:
+        connection.execute_wrappers.insert(0, _counted)
+
+
+def _counted(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+    if count := _statements.get():
+        count[0] += 1
+    try:
+        return execute(sql, params, many, context)
+    except DatabaseError as exc:
+        metrics.DATABASE_ERRORS.labels(type(exc).__name__).inc()
+        raise
+
+
+def file_at(path: Any) -> tuple[int, int] | None:
+    """Which file the name stands for at the moment."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _file_of(connection: Any) -> tuple[int, int] | None:
+    return file_at(connection.settings_dict["NAME"]) if connection.vendor == "sqlite" else None
+
+
+def leave_another_file(**_: object) -> None:
+    """At the beginning of a request. A connection to SQLite goes on writing to a file that was deleted or replaced,
+    where nobody ever reads it."""
+    used: Any = connection
+    if used.connection and not used.in_atomic_block and used.opened_file != _file_of(used):
+        used.close()
+
+
+connection_created.connect(_watch)
+request_started.connect(leave_another_file)
 
 
 class Statement:
@@ -145,6 +209,10 @@ def _prepared(row: Model, fields: Iterable[Any]) -> list[Any]:
 
 
 def _for_driver(value: object) -> Any:
+    if isinstance(value, datetime):
+        return connection.ops.adapt_datetimefield_value(value)
+    if isinstance(value, date):
+        return connection.ops.adapt_datefield_value(value)
     return value.hex if isinstance(value, UUID) and not connection.features.has_native_uuid_field else value
 
 

@@ -12,7 +12,7 @@ import jwt
 from django.conf import settings
 from django.core import exceptions as django
 from django.db import OperationalError, connection
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.views import defaults
 from rest_framework import exceptions as rest
@@ -21,6 +21,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from yral_chat import ai
+from yral_chat.admin_access import is_admin_page
 from yral_chat.json import FastJSONRenderer, dumps
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,14 @@ class Forbidden(Exception):
 
 class BadRequest(Exception):
     """What was sent can't be used as what it claims to be: a file that is no picture, say."""
+
+
+class Conflict(Exception):
+    """It can't be done as things stand; `reason` says why, for programs."""
+
+    def __init__(self, message: str, *, reason: str, **details: str) -> None:
+        super().__init__(message)
+        self.details = {"reason": reason, **details}
 
 
 class TooLarge(Exception):
@@ -62,6 +71,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     django.BadRequest: (400, "bad_request"),
     django.SuspiciousOperation: (400, "bad_request"),
     MultiPartParserError: (400, "bad_request"),
+    UnreadablePostError: (400, "bad_request"),  # the client hung up in the middle of it
     rest.AuthenticationFailed: (401, "unauthorized"),
     rest.NotAuthenticated: (401, "unauthorized"),
     Forbidden: (403, "forbidden"),
@@ -71,6 +81,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     Http404: (404, "not_found"),
     rest.NotFound: (404, "not_found"),
     rest.MethodNotAllowed: (405, "method_not_allowed"),
+    Conflict: (409, "conflict"),
     TooLarge: (413, "payload_too_large"),
     django.RequestDataTooBig: (413, "payload_too_large"),
     rest.UnsupportedMediaType: (415, "unsupported_media_type"),
@@ -96,8 +107,10 @@ MESSAGES = {
     "storage_unavailable": "Files can't be stored or read right now. Please try again in a moment.",
     "ai_service_unavailable": "The persona can't answer right now. Please try again in a moment.",
 }
+CODES = sorted((*MESSAGES, "unauthorized", "conflict", "rate_limit_exceeded"))
 OWN_WORDS = (
     BadRequest,
+    Conflict,
     NotFound,
     TooLarge,
     Forbidden,
@@ -145,6 +158,8 @@ def _message(exc: Exception, code: str) -> str:
 
 
 def _details(exc: Exception) -> dict[str, Any]:
+    if isinstance(exc, Conflict):
+        return exc.details
     if isinstance(exc, Invalid):
         return {"errors": [{"loc": exc.loc, "msg": str(exc), "type": exc.kind}]}
     if isinstance(exc, rest.ValidationError):
@@ -181,6 +196,15 @@ def too_large() -> HttpResponse:
     return plain("payload_too_large", 413)
 
 
+def rate_limited(seconds: int, limit_type: str) -> HttpResponse:
+    """For so many seconds."""
+    message = f"Too many requests. Please try again in {seconds} second{'' if seconds == 1 else 's'}."
+    details = {"retry_after": seconds, "limit_type": limit_type}
+    content = dumps(body("rate_limit_exceeded", message, details))
+    headers = {"Retry-After": str(seconds), "Content-Length": str(len(content))}
+    return HttpResponse(content, "application/json", status=429, headers=headers)
+
+
 def plain(code: str, status: int, headers: Mapping[str, str] | None = None) -> HttpResponse:
     """The one shape, outside of DRF's views."""
     headers = {"Content-Type": "application/json", **(headers or {})}
@@ -189,7 +213,7 @@ def plain(code: str, status: int, headers: Mapping[str, str] | None = None) -> H
 
 # What Django itself answers outside of any view of ours (urls.py names these). /admin keeps Django's pages.
 def _outside(request: HttpRequest, code: str, status: int, page: Any) -> HttpResponse:
-    if request.path_info.startswith("/admin/"):
+    if is_admin_page(request):
         return page()  # type: ignore[no-any-return]
     return plain(code, status)
 

@@ -36,10 +36,24 @@ def dumps(data: object, options: int = 0) -> bytes:
     return orjson.dumps(data, _otherwise, orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS | options)
 
 
+class FastJSONRenderer(BaseRenderer):
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
+    ) -> bytes:
+        if data is None:
+            return b""
+        return dumps(data, orjson.OPT_INDENT_2 if (renderer_context or {}).get("indent") else 0)
+
+
 class StrictJSONParser(BaseParser):
     """NaN, Infinity, lone surrogates, bad UTF-8 and nesting deeper than 1,000 are malformed: 400."""
 
     media_type = "application/json"
+    renderer_class = FastJSONRenderer  # with which the pages of development fill their forms
 
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
@@ -47,6 +61,9 @@ class StrictJSONParser(BaseParser):
         check_length(stream)
         try:
             body = stream.read()
+        except ValueError as exc:  # under ASGI, Django closes the body when the client hangs up
+            raise ParseError("The client hung up.") from exc
+        try:
             data = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
             raise ParseError(f"The body is not valid JSON (line {exc.lineno}, column {exc.colno}).") from exc
@@ -71,19 +88,6 @@ class Number(float):
 
     def __str__(self) -> str:
         return self.text
-
-
-class FastJSONRenderer(BaseRenderer):
-    media_type = "application/json"
-    format = "json"
-    charset = None
-
-    def render(
-        self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
-    ) -> bytes:
-        if data is None:
-            return b""
-        return dumps(data, orjson.OPT_INDENT_2 if (renderer_context or {}).get("indent") else 0)
 
 
 class LenientNegotiation(DefaultContentNegotiation):

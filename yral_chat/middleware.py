@@ -1,6 +1,5 @@
 """Headers that every answer carries, and the correlation id that ties an answer to its log lines."""
 
-import logging
 import re
 import time
 import uuid
@@ -8,14 +7,18 @@ from collections.abc import Callable
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, cast
 
+import structlog
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.urls import Resolver404, resolve
 
-from yral_chat import errors
+from yral_chat import errors, metrics
+from yral_chat.authentication import Caller
 from yral_chat.bodies import copy, most_bytes
+from yral_chat.database import statements_so_far
 from yral_chat.log import correlation_id
 
-logger = logging.getLogger("yral_chat.requests")
+logger = structlog.get_logger("yral_chat.requests")
 SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -25,7 +28,8 @@ def sane_id(given: str) -> str:
 
 
 class CorrelationMiddleware:
-    """X-Correlation-ID in (kept if it is short and plain) and out; X-API-Version out."""
+    """X-Correlation-ID in (kept if it is short and plain) and out; X-API-Version out. One line a request, and its
+    metrics: of the address only the route's template."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -33,15 +37,46 @@ class CorrelationMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.META.get("HTTP_X_CORRELATION_ID", "")
         correlation_id.set(sane_id(given))  # till the next: Django logs later
-        started = time.perf_counter()
+        started, statements = time.perf_counter(), statements_so_far()
         response = self.get_response(request)
-        took = (time.perf_counter() - started) * 1000
-        logger.info("%s %s %d %.0f ms", request.method, request.path, response.status_code, took)
+        seconds, route = time.perf_counter() - started, route_of(request)
+        if settings.METRICS_ENABLED:
+            metrics.observe_request(request.method or "", route, response.status_code, seconds)
+        logger.info(
+            "request",
+            method=request.method if request.method in metrics.METHODS else "OTHER",
+            route=route,
+            status=response.status_code,
+            ms=round(seconds * 1000, 1),
+            sql=statements_so_far() - statements,
+            user=user_of(request),
+        )
         response["X-Correlation-ID"] = correlation_id.get()
         response["X-API-Version"] = "v1"
         if request.method == "HEAD" and not response.streaming:
             response.content = b""  # its length stands in the header
         return response
+
+
+def route_of(request: HttpRequest) -> str:
+    """The template of its address in urls.py; found out here where a middleware answered."""
+    match = request.resolver_match
+    if match is None and request.path_info.startswith(settings.STATIC_URL):
+        return "static"
+    try:
+        match = match or resolve(request.path_info)
+    except Resolver404:
+        return metrics.UNMATCHED
+    return metrics.UNMATCHED if match.url_name == metrics.UNMATCHED else f"/{match.route}"
+
+
+def user_of(request: HttpRequest) -> str | None:
+    """The caller, or staff whose session was looked at anyway."""
+    for caller in (request.__dict__.get("caller"), request.__dict__.get("user")):
+        if type(caller) is Caller:
+            return caller.user_id
+    staff = request.__dict__.get("_cached_user")
+    return f"staff:{staff.pk}" if staff is not None and staff.pk else None
 
 
 class MalformedChunks(Exception):

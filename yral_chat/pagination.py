@@ -23,8 +23,8 @@ class Page:
 
 
 def base_url(request: Request) -> str:
-    """Scheme and host under which the caller reached us, to build links with."""
-    return request.build_absolute_uri("/")[:-1]
+    """Scheme, host and SCRIPT_NAME under which the caller reached us, to build links with."""
+    return request.build_absolute_uri("/")[:-1] + str(request.META["SCRIPT_NAME"]).rstrip("/")
 
 
 def page_of(request: Request, *, limit: int, most: int) -> Page:
@@ -36,9 +36,10 @@ def page_of(request: Request, *, limit: int, most: int) -> Page:
 
 
 def _whole_number(request: Request, name: str, default: int, least: int, most: int) -> int:
-    raw = request.query_params.get(name)
-    if raw is None:
+    given = request.query_params.getlist(name)
+    if not given:
         return default
+    raw = given[0] if len(given) == 1 else ""
     digits = raw.removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 12):
         raise invalid_query(name, "A valid whole number is required.", "int_parsing")

@@ -1,22 +1,10 @@
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from media_uploads import fetching, pictures
+from media_uploads import fetching
 from tests.hostile_server import NAME, Authority, FakeInternet, Stranger, running
-
-
-@pytest.fixture
-def media_folder(settings: Any, tmp_path: Path) -> Iterator[Path]:
-    """An empty folder of uploads, and an empty cache of pictures."""
-    settings.MEDIA_UPLOAD_DIR = tmp_path / "uploads"
-    settings.STORAGES = dict(settings.STORAGES)  # Django forgets the storages that it has made
-    pictures._cache.clear()
-    yield settings.MEDIA_UPLOAD_DIR
-    pictures._cache.clear()
 
 
 @pytest.fixture(scope="session")

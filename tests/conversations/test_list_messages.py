@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import time_machine
 
-from conversations.models import Conversation, Message
+from conversations.models import Conversation, Message, get_owned
+from conversations.serializers import messages_page
 from personas.models import Influencer
 from tests.conftest import Api
 from tests.fake_gemini import FakeGemini, fails
@@ -28,6 +29,7 @@ FIELDS = {
     "token_count",
     "created_at",
     "blocked",
+    "stopped",
 }
 
 
@@ -72,6 +74,8 @@ def test_a_message_has_every_field_of_the_contract(alice: Api, conversation: Con
         "token_count": None,
         "created_at": "",
         "blocked": False,
+        "stopped": False,
+        "away": False,
     }
     assert dt.datetime.fromisoformat(message["created_at"]) == greeting.created_at
 
@@ -116,6 +120,17 @@ def test_the_total_is_the_counter_and_what_is_there(alice: Api, conversation: Co
     page = alice.messages(conversation).json()
     assert page["total"] == len(page["messages"]) == alice.open(coach)["message_count"] == 7
     assert Message.objects.count() == 7
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_what_is_said_while_a_page_is_read_is_not_in_it(alice: Api, conversation: Conversation, order: str) -> None:
+    """The page fits the total that was read before it."""
+    before = get_owned(str(conversation.pk), "alice")
+    alice.send(conversation, "In between")
+
+    page = messages_page(before, offset=0, limit=50, order=order, base_url="")
+
+    assert len(page) == before.message_count == 1
 
 
 def test_the_default_page_is_the_newest_fifty(alice: Api, conversation: Conversation) -> None:

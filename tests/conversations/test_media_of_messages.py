@@ -469,7 +469,7 @@ def test_lists_and_deleting_cost_the_same_with_any_number_of_media(
     assert before[0] <= 2
     assert before[1] <= 3
 
-    assert statements_of(lambda: alice.delete(f"{PATH}/{conversation.pk}")) <= 4 + 5
+    assert statements_of(lambda: alice.delete(f"{PATH}/{conversation.pk}")) <= 7 + 5
 
 
 def test_only_keys_and_addresses_are_looked_up_in_one_statement(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conversations.models import Conversation, Message
-from conversations.services import DEFLECTION
+from conversations.turns import DEFLECTION
 from personas.models import Influencer
 from tests.conftest import CANARY, Api
 from tests.fake_gemini import REPLY, Answer, FakeGemini, blocks, fails, says

@@ -106,8 +106,8 @@ def test_a_question_of_a_process_that_was_killed_is_continued(
     alice: Api, conversation: Conversation, gemini: FakeGemini
 ) -> None:
     """It was committed before the model was asked; whoever asks again gets the answer to it."""
-    gemini.will(Answer({"candidates": "the process dies here"}))
-    alice.send(conversation)
+    gemini.will(*[Answer({"candidates": "the process dies here"})] * 2)
+    assert alice.send(conversation).status_code == 503
     question = Message.objects.get(role="user")
 
     assert alice.send(conversation).json()["user_message"]["id"] == str(question.pk)

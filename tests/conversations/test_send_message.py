@@ -71,6 +71,8 @@ def test_both_messages_have_every_field_of_the_contract(alice: Api, conversation
         "token_count": None,
         "created_at": "",
         "blocked": False,
+        "stopped": False,
+        "away": False,
     }
     assert turn["assistant_message"] | {"created_at": ""} == {
         "id": str(answer.pk),
@@ -84,6 +86,8 @@ def test_both_messages_have_every_field_of_the_contract(alice: Api, conversation
         "token_count": 12,
         "created_at": "",
         "blocked": False,
+        "stopped": False,
+        "away": False,
     }
     assert answer.in_reply_to == question
     assert dt.datetime.fromisoformat(turn["user_message"]["created_at"]) == question.created_at
@@ -241,6 +245,8 @@ def test_fields_that_are_the_servers_are_ignored(alice: Api, conversation: Conve
         "user_id": "bob",
         "token_count": 7,
         "blocked": True,
+        "stopped": False,
+        "away": False,
         "sequence": 99,
         "created_at": "2001-01-01T00:00:00Z",
         "id": str(uuid.uuid4()),
@@ -575,7 +581,7 @@ def test_the_persona_is_a_real_system_instruction_and_no_content(
     assert "CANARY" not in json.dumps(gemini.last.body["contents"])
 
 
-def test_the_very_next_reply_obeys_an_edit_in_the_admin(
+def test_the_very_next_reply_obeys_what_was_published_in_the_admin(
     alice: Api,
     conversation: Conversation,
     coach: Influencer,
@@ -589,6 +595,10 @@ def test_the_very_next_reply_obeys_an_edit_in_the_admin(
     fields = {name: value for name, value in form.initial.items() if value is not None}
     fields |= {name: json.dumps(fields[name]) for name in ("personality_traits", "suggested_messages", "metadata")}
     response = desk(superuser).post(page, fields | {"system_instructions": "You only speak in rhymes."})
+    assert response.status_code == 302, response.content
+    publish = page.replace("/change/", "/publish/")
+    form = desk(superuser).get(publish).context["form"]
+    response = desk(superuser).post(publish, {**form.initial, "change_note": "Rhymes are in."})
     assert response.status_code == 302, response.content
 
     alice.send(conversation, "two")

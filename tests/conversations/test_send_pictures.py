@@ -287,10 +287,11 @@ def test_a_conversation_s_pictures_are_not_read_again_in_the_next_turn(
 
 
 def test_the_cache_forgets_what_was_used_longest_ago(
-    alice: Api, conversation: Conversation, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+    alice: Api, conversation: Conversation, gemini: FakeGemini, settings: Any
 ) -> None:
     red, blue, lime = take(alice, "red", "blue", "lime")
-    monkeypatch.setattr(pictures, "CACHE_BYTES", 2 * len(pictures.for_model(red).data) + 50)
+    room = 2 * len(pictures.for_model(red).data) + 50
+    settings.PICTURE_CACHE_MB = room / 1024**2
     pictures.for_model(blue)
     pictures.for_model(red)
     pictures.for_model(lime)
@@ -298,13 +299,13 @@ def test_the_cache_forgets_what_was_used_longest_ago(
     assert list(pictures._cache) == [red, lime]
     show(alice, conversation, blue, red, lime)
     assert images(gemini.last) == ["blue", "red", "lime"]
-    assert sum(map(len, pictures._cache.values())) <= pictures.CACHE_BYTES
+    assert sum(map(len, pictures._cache.values())) <= room
 
 
 def test_a_picture_larger_than_the_cache_is_shown_all_the_same(
-    alice: Api, conversation: Conversation, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+    alice: Api, conversation: Conversation, gemini: FakeGemini, settings: Any
 ) -> None:
-    monkeypatch.setattr(pictures, "CACHE_BYTES", 10)
+    settings.PICTURE_CACHE_MB = 10 / 1024**2
     show(alice, conversation, *take(alice, "red"))
 
     assert images(gemini.last) == ["red"]
@@ -499,17 +500,17 @@ def test_ten_servers_that_hang_leave_time_for_an_answer(
 # What it costs
 
 
-def test_a_turn_with_pictures_costs_11_statements_whatever_their_number(
+def test_a_turn_with_pictures_costs_15_statements_whatever_their_number(
     alice: Api, conversation: Conversation, gemini: FakeGemini
 ) -> None:
     keys = take(alice, *COLOURS)
 
-    assert statements_of(lambda: show(alice, conversation, keys[0])) <= 11
-    assert statements_of(lambda: show(alice, conversation, *keys)) <= 11
+    assert statements_of(lambda: show(alice, conversation, keys[0])) <= 15
+    assert statements_of(lambda: show(alice, conversation, *keys)) <= 15
     gemini.will(fails(400))
-    assert statements_of(lambda: show(alice, conversation, *keys, content="once more"), 503) <= 11
-    assert statements_of(lambda: show(alice, conversation, *keys, content="once more")) <= 11
-    assert statements_of(lambda: alice.send(conversation, "And now?")) <= 9
+    assert statements_of(lambda: show(alice, conversation, *keys, content="once more"), 503) <= 15
+    assert statements_of(lambda: show(alice, conversation, *keys, content="once more")) <= 15
+    assert statements_of(lambda: alice.send(conversation, "And now?")) <= 13
 
 
 @pytest.mark.django_db(transaction=True)

@@ -34,6 +34,8 @@ from tests.hostile_server import (
     trickles,
 )
 
+pytestmark = pytest.mark.own_database
+
 URL = f"https://{NAME}/a.png"
 MOST = 100_000
 PICTURE = bytes(range(256)) * 20

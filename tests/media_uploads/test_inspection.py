@@ -27,6 +27,8 @@ from media_uploads import sounds
 from media_uploads.inspection import Inspected, NotAcceptable, inspect_image
 from media_uploads.sounds import inspect_audio
 
+pytestmark = pytest.mark.own_database
+
 FILES = Path(__file__).parent / "files"
 MB = 2**20
 SECRET = b"52.5163N 13.3777E secret()"

@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import logging
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import ExifTags, Image
 
 from media_uploads import storage
 from media_uploads.models import MediaUpload
@@ -354,3 +356,22 @@ def test_every_key_has_the_one_form_whoever_owns_it(owner: str, extension: str) 
     assert storage.KEY.fullmatch(key)
     assert key.count("/") == 1
     assert len(key) <= 255
+
+
+def test_at_debug_too_no_line_of_an_upload_holds_a_signature_a_key_or_what_a_photo_says(
+    alice: Api, bucket: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    photo, content = Image.new("RGB", (3, 2)), io.BytesIO()
+    exif = photo.getexif()
+    exif[ExifTags.Base.ImageDescription] = "my garden at home"
+    photo.save(content, "JPEG", exif=exif)
+    caplog.set_level(logging.DEBUG)
+
+    key = kept(alice, content.getvalue())["storage_key"]
+    assert storage.read(key)
+
+    ours = [record for record in caplog.records if record.name != "werkzeug"]  # that's the bucket's server
+    assert [record for record in ours if record.name == "yral_chat.requests"]
+    said = "\n".join(map(logging.Formatter().format, ours))
+    for secret in ("the-key-id", "the-secret-access-key", "Signature", "AWS4", key, "my garden"):
+        assert secret not in said

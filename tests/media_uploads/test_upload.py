@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,14 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from media_uploads.models import MediaUpload
 from tests.conftest import Api, token
 from tests.media_uploads.conftest import UPLOAD, files_below, form, kept, multipart, part, png, upload, wav
-from tests.yral_chat.test_servers import (
-    GUNICORN,
-    UVICORN,
+from tests.servers import (
+    COMMANDS,
     Got,
     Server,
     environment,
     free_port,
     manage,
-    start,
-    wait_until_it_answers,
+    running,
 )
 
 MEGABYTE = 1024 * 1024
@@ -374,7 +373,6 @@ def test_other_methods_are_405(alice: Api, method: str) -> None:
 # The real servers, with limits of 1 MB
 
 LIMIT = MEGABYTE + 64 * 1024
-SERVERS = {"gunicorn": GUNICORN, "uvicorn": UVICORN}
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="The peak of a process's memory is read from /proc: needs Linux."
 )
@@ -389,25 +387,21 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "chat.db").read_bytes()
 
 
-def started(command: tuple[str, ...], folder: Path, database: bytes, **changed: str) -> Server:
+@contextmanager
+def serving(kind: str, folder: Path, database: bytes, **changed: str) -> Iterator[Server]:
     (folder / "chat.db").write_bytes(database)
-    port = free_port()
-    extra = ("--port", str(port)) if command == UVICORN else ()
     changed = {"MEDIA_UPLOAD_DIR": str(folder / "media"), "TMPDIR": str(folder), **changed}
-    return start((*command, *extra), environment(folder, "http://127.0.0.1:9", port, **changed), folder)
+    with running(kind, environment(folder, "http://127.0.0.1:9", free_port(), **changed), folder) as server:
+        yield server
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=COMMANDS)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: bytes
 ) -> Iterator[Server]:
     small = {"MAX_IMAGE_SIZE_MB": "1", "MAX_AUDIO_SIZE_MB": "1", "WEB_CONCURRENCY": "1"}
-    running = started(SERVERS[request.param], tmp_path_factory.mktemp(request.param), migrated, **small)
-    try:
-        wait_until_it_answers(running)
-        yield running
-    finally:
-        running.stop()
+    with serving(request.param, tmp_path_factory.mktemp(request.param), migrated, **small) as server:
+        yield server
 
 
 def post(server: Server, body: bytes, user: str | None = "alice", **headers: str) -> Got:
@@ -549,7 +543,7 @@ def test_z_a_real_server_s_log_holds_no_crash_and_no_body_stays_behind(server: S
     """Last with each server: what all of the above left."""
     assert "Traceback" not in server.log, server.log
     assert "Warning" not in server.log, server.log
-    left = [path.name for path in server.database.parent.iterdir() if path.is_file()]
+    left = [path.name for path in server.log_path.parent.iterdir() if path.is_file()]
     assert not [name for name in left if name.startswith("tmp") or name.endswith(".upload")], left
 
 
@@ -566,14 +560,10 @@ def peak(server: Server) -> int:
 @pytest.fixture
 def roomy(tmp_path: Path, migrated: bytes) -> Iterator[Server]:
     """gunicorn with the usual limits, as one process that has seen an upload before."""
-    running = started(GUNICORN, tmp_path, migrated, WEB_CONCURRENCY="1", WEB_THREADS="64")
-    try:
-        wait_until_it_answers(running)
+    with serving("gunicorn", tmp_path, migrated, WEB_CONCURRENCY="1", WEB_THREADS="64") as server:
         for kind, content in (("image", png()), ("audio", wav(10))):
-            assert post(running, form(content, kind)).status == 200
-        yield running
-    finally:
-        running.stop()
+            assert post(server, form(content, kind)).status == 200
+        yield server
 
 
 @needs_proc

@@ -140,7 +140,7 @@ def test_an_item_has_these_keys_and_none_is_null(nobody: Api, make_influencer: M
     ]
 
 
-@pytest.mark.parametrize("status", Influencer.Status.values)
+@pytest.mark.parametrize("status", ["active", "coming_soon", "discontinued"])
 def test_is_active_is_the_status_as_a_string(nobody: Api, make_influencer: MakeInfluencer, status: str) -> None:
     make_influencer(is_active=status)
 

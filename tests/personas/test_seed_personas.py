@@ -15,8 +15,9 @@ from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import connections
 
-from personas.models import Influencer
+from personas.models import Influencer, PersonaVersion
 from personas.services import SEED, seed_personas
+from personas.versions import save_draft
 from tests.conftest import Api
 
 ENTRIES: list[dict[str, Any]] = json.loads(SEED.read_text(encoding="utf-8"))
@@ -350,3 +351,40 @@ def test_two_that_seed_at_once_both_succeed() -> None:
 
     assert len(set(counts)) == 1
     assert Influencer.objects.count() == counts[0]
+
+
+# Versions
+
+
+@pytest.mark.django_db
+def test_each_seeded_persona_begins_with_version_1() -> None:
+    seed()
+
+    first = PersonaVersion.objects.all()
+    assert [(version.number, version.change_note) for version in first] == [(1, "Added by seed_personas.")] * len(
+        ENTRIES
+    )
+    assert {persona.version_number for persona in Influencer.objects.all()} == {1}
+
+
+@pytest.mark.django_db
+def test_update_makes_a_version_of_what_it_sets_back_and_one_of_what_stood_there_and_leaves_the_draft() -> None:
+    seed()
+    edited = Influencer.objects.get(name=NAMES[0])
+    Influencer.objects.filter(pk=edited.pk).update(system_instructions="By a shell.")
+    save_draft(influencer_id=edited.pk, content={"initial_greeting": "Drafted"})
+
+    seed("--update", NAMES[0])
+
+    published = PersonaVersion.objects.filter(influencer=edited).published().order_by("number")
+    notes = published.values_list("number", "system_instructions", "change_note")
+    original = FIRST["system_instructions"]
+    assert list(notes) == [
+        (1, original, "Added by seed_personas."),
+        (2, "By a shell.", "Changed outside the desk."),
+        (3, original, "Set back by seed_personas --update."),
+    ]
+    assert PersonaVersion.objects.drafts().get().initial_greeting == "Drafted"
+    assert Influencer.objects.get(pk=edited.pk).version_number == 3
+    seed("--update", NAMES[0])
+    assert published.count() == 3, "there was nothing to set back"

@@ -180,6 +180,28 @@ FORGED: dict[str, tuple[Callable[[], str], str]] = {
     "payload with a huge number": (lambda: forge(b'{"exp":' + b"9" * 6000 + b"}"), INVALID),
     "kid a number": (lambda: forge(claims(), header={"alg": "HS256", "kid": 5}), INVALID),
     "kid a list": (lambda: forge(claims(), header={"alg": "HS256", "kid": ["x"]}), INVALID),
+    "kid the path of an empty file": (
+        lambda: forge(claims(), header={"alg": "HS256", "kid": "../../../dev/null"}, key=b""),
+        INVALID,
+    ),
+    "kid an SQL statement": (
+        lambda: forge(claims(), header={"alg": "HS256", "kid": f"x' UNION SELECT '{OTHER_KEY}"}, key=OTHER_KEY),
+        INVALID,
+    ),
+    "a key that it brings along": (
+        lambda: forge(
+            claims(), header={"alg": "HS256", "jwk": {"kty": "oct", "k": b64(OTHER_KEY.encode())}}, key=OTHER_KEY
+        ),
+        INVALID,
+    ),
+    "the address of a key": (
+        lambda: forge(claims(), header={"alg": "HS256", "jku": "https://evil.example/keys"}, key=OTHER_KEY),
+        INVALID,
+    ),
+    "the development key": (
+        lambda: forge(claims(), key="development-only-jwt-secret-never-used-in-production"),
+        INVALID,
+    ),
     "an unknown critical header": (
         lambda: forge(claims(), header={"alg": "HS256", "crit": ["exp-of-mine"], "exp-of-mine": 1}),
         INVALID,
@@ -198,6 +220,7 @@ FORGED: dict[str, tuple[Callable[[], str], str]] = {
     "exp a word": (lambda: forge(claims(exp="tomorrow")), INVALID),
     "exp a list": (lambda: forge(claims(exp=[1])), INVALID),
     "iat far in the future": (lambda: forge(claims(iat=int(time.time()) + 600)), INVALID),
+    "iat in the year 5000": (lambda: forge(claims(iat=95_617_584_000, exp=95_617_584_600)), INVALID),
     "iat a word": (lambda: forge(claims(iat="now")), INVALID),
     "nbf in the future": (lambda: forge(claims(nbf=int(time.time()) + 600)), INVALID),
     "neither user_id nor sub": (lambda: forge(claims(sub=ABSENT)), MISSING_SUB),
@@ -536,6 +559,20 @@ def test_keys_come_from_the_key_server_once(key_server: KeyServer, rsa_key: Any)
         assert_welcome(with_token(sign(rsa_key, kid="first")))
 
     assert key_server.fetches == 1
+
+
+@pytest.mark.django_db
+def test_a_request_is_counted_without_asking_for_keys(key_server: KeyServer, rsa_key: Any, settings: Any) -> None:
+    """By its address until its key is known: the public addresses answer also while the key server hangs."""
+    signed = {"Authorization": f"Bearer {sign(rsa_key, kid='first', sub='who-is-counted')}"}
+
+    assert Client().get("/api/v1/influencers", headers=signed).status_code == 200
+    assert key_server.fetches == 0
+    assert Client().get(CHATS, headers=signed).status_code == 200
+    assert key_server.fetches == 1
+    settings.RATE_LIMIT_PER_HOUR = 1
+    assert Client().get(CHATS, headers=signed, REMOTE_ADDR="198.51.100.200").status_code == 200, "its account's first"
+    assert Client().get(CHATS, headers=signed, REMOTE_ADDR="198.51.100.201").status_code == 429
 
 
 @pytest.mark.django_db

@@ -165,6 +165,10 @@ PRIVATE = {
     ("get", CHATS): "listConversations",
     ("get", CHATS + "/{conversation_id}/messages"): "listMessages",
     ("post", CHATS + "/{conversation_id}/messages"): "sendMessage",
+    ("post", CHATS + "/{conversation_id}/messages/stream"): "streamMessage",
+    ("get", CHATS + "/{conversation_id}/messages/{question_id}/stream"): "followTurn",
+    ("post", CHATS + "/{conversation_id}/messages/{question_id}/stop"): "stopTurn",
+    ("post", CHATS + "/{conversation_id}/messages/{question_id}/regenerate"): "regenerateAnswer",
     ("delete", CHATS + "/{conversation_id}"): "deleteConversation",
     ("post", UPLOAD): "uploadMedia",
 }
@@ -180,7 +184,11 @@ def test_every_operation_has_the_id_that_clients_generate_names_from(schema: Any
     ids = {at: operation["operationId"] for at, operation in operations(schema).items()}
 
     assert (PRIVATE | PUBLIC).items() <= ids.items()
-    assert set(ids) - set(PRIVATE | PUBLIC) == {("get", "/")}
+    pages = {
+        ("get", path)
+        for path in ("/", "/metrics", "/openapi.json", "/openapi.yaml", "/docs", "/redoc", "/try", "/media/{key}")
+    }
+    assert set(ids) - set(PRIVATE | PUBLIC) == pages
     assert len(set(ids.values())) == len(ids)
 
 
@@ -202,7 +210,7 @@ def test_a_private_operation_tells_of_401_and_a_created_conversation_is_201(sche
         assert ("401" in answers) == (at in PRIVATE), at
         if "{conversation_id}" in at[1]:
             assert {"403", "404"} <= answers
-        if at[0] == "post":
+        if "requestBody" in operation:
             assert {"400", "415", "422"} <= answers
     assert "201" in operations(schema)["post", CHATS]["responses"]
     assert "200" not in operations(schema)["post", CHATS]["responses"]
@@ -225,10 +233,24 @@ def test_every_error_has_the_one_shape(schema: Any) -> None:
     }
 
 
+def test_every_operation_of_the_api_tells_of_the_rate_limits(schema: Any) -> None:
+    general = {f"X-RateLimit-{what}-{window}" for what in ("Limit", "Remaining") for window in ("Minute", "Hour")}
+    for (_, path), operation in operations(schema).items():
+        answers = operation["responses"]
+        assert ("429" in answers) == path.startswith("/api/"), path
+        if "429" in answers:
+            assert set(answers["429"]["headers"]) >= {"Retry-After", *general}
+            good = [answer for status, answer in answers.items() if status.startswith("2")]
+            assert good
+            assert all(general <= set(answer["headers"]) for answer in good), path
+    assert {"Retry-After", *general} <= set(schema["components"]["headers"])
+
+
 def test_only_an_upload_takes_another_format_than_json_and_none_gives_one(schema: Any) -> None:
     for at, operation in operations(schema).items():
-        for answer in operation["responses"].values():
-            assert set(answer.get("content", {"application/json": 0})) == {"application/json"}, at
+        for status, answer in operation["responses"].items() if at[1].startswith("/api/") else ():
+            given = "text/event-stream" if at[1].endswith("/stream") and status == "200" else "application/json"
+            assert set(answer.get("content", {given: 0})) == {given}, at
         if "requestBody" in operation:
             taken = "multipart/form-data" if at == ("post", UPLOAD) else "application/json"
             assert set(operation["requestBody"]["content"]) == {taken}, at
@@ -239,10 +261,10 @@ def test_an_upload_needs_a_file_and_one_of_two_types_and_tells_of_all_that_can_g
     named = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"].rsplit("/", 1)[1]
     body = schema["components"]["schemas"][named]
 
-    assert set(operation["responses"]) == {"200", "400", "401", "413", "415", "422", "503"}
+    assert set(operation["responses"]) == {"200", "400", "401", "413", "415", "422", "429", "500", "503"}
     assert set(body["required"]) == {"file", "type"}
     assert "image" in json.dumps(schema["components"]["schemas"]) + json.dumps(body)
-    assert body["properties"]["file"]["type"] == "string"
+    assert body["properties"]["file"] == {"contentMediaType": "application/octet-stream"}, "OpenAPI 3.1 says bytes so"
 
 
 def test_the_schema_names_nothing_that_stays_on_the_server(schema: Any) -> None:

@@ -17,7 +17,7 @@ from personas.models import Influencer
 from tests.conftest import Api, token
 from tests.fake_gemini import FakeGemini
 from tests.yral_chat import crashing_urls
-from yral_chat.log import CorrelationFilter
+from yral_chat.log import LineFormatter
 
 CHATS = "/api/v1/chat/conversations"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -498,15 +498,14 @@ def test_every_log_line_of_a_request_carries_its_correlation_id(path: str, setti
     settings.ROOT_URLCONF = "tests.yral_chat.crashing_urls"
     written = io.StringIO()
     handler = logging.StreamHandler(written)
-    handler.setFormatter(logging.Formatter("LINE %(levelname)s %(name)s [%(correlation_id)s]"))
-    handler.addFilter(CorrelationFilter())
+    handler.setFormatter(LineFormatter("text"))
     logging.getLogger().addHandler(handler)
     try:
         call("GET", path, **{"X-Correlation-ID": "find-me-42"})
     finally:
         logging.getLogger().removeHandler(handler)
 
-    lines = [line for line in written.getvalue().splitlines() if line.startswith("LINE")]
+    lines = [line for line in written.getvalue().splitlines() if " yral_chat.requests " in line]
     assert lines
     assert [line for line in lines if "[find-me-42]" not in line] == []
 

@@ -15,7 +15,7 @@ from django.core.management import call_command
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from conversations.models import Conversation, Message
+from conversations.models import AlternativeAnswer, Conversation, Message, Turn
 from personas.models import Influencer
 from tests.conftest import CANARY, Api, token
 from tests.fake_gemini import FakeGemini, fails
@@ -99,7 +99,7 @@ def test_no_migration_is_missing() -> None:
     call_command("makemigrations", "--check", "--dry-run", stdout=io.StringIO())
 
 
-READERS = {"text", "choice", "flag", "number", "words", "secret"}
+READERS = {"text", "choice", "flag", "number", "words", "networks", "address", "origins", "hosts", "secret"}
 
 
 def read_from_the_environment() -> set[str]:
@@ -185,30 +185,40 @@ def valid_body(route: str, coach: Influencer) -> dict[str, Any]:
     return {"message_type": "text", "content": "Let me in", "influencer_id": coach.pk}
 
 
-def ask(api: Api, route: str, method: str, conversation_id: Any, body: Any) -> Any:
-    path = "/" + re.sub(r"<(?:\w+:)?\w+>", str(conversation_id), route)
+def ask(
+    api: Api, route: str, method: str, conversation_id: Any, body: Any, question_id: Any = "no-question", **headers: str
+) -> Any:
+    """A stream is read to its end."""
+    path = "/" + route.replace("<str:question_id>", str(question_id))
+    path = re.sub(r"<(?:\w+:)?\w+>", str(conversation_id), path)
     call = getattr(api.client, method)
     data = {} if method == "get" else {"data": body, "content_type": "application/json"}
-    return call(path, **data, headers=api.headers())
+    response = call(path, **data, headers={**api.headers(), **headers})
+    if response.streaming:
+        response.events = response.getvalue().decode()
+    return response
 
 
 def rows() -> Any:
     return (
         sorted(map(str, Conversation.objects.values_list())),
         sorted(map(str, Message.objects.values_list())),
+        sorted(map(str, Turn.objects.values_list())),
+        sorted(map(str, AlternativeAnswer.objects.values_list())),
     )
 
 
+@pytest.mark.django_db(transaction=True)  # a stream is written by another thread
 @pytest.mark.parametrize(("route", "method"), OWNED)
 def test_a_stranger_is_refused_and_learns_nothing(
     route: str, method: str, alice: Api, bob: Api, coach: Influencer, gemini: FakeGemini
 ) -> None:
     conversation = alice.open(coach)
-    alice.send(conversation["id"], "alice's own secret words")
+    question = alice.send(conversation["id"], "alice's own secret words").json()["user_message"]["id"]
     asked, before = len(gemini.requests), rows()
     body = valid_body(route, coach)
 
-    refused = ask(bob, route, method, conversation["id"], body)
+    refused = ask(bob, route, method, conversation["id"], body, question)
 
     assert refused.status_code == 403, refused.content
     assert refused.json()["error"] == "forbidden"
@@ -218,8 +228,29 @@ def test_a_stranger_is_refused_and_learns_nothing(
     assert rows() == before
     assert len(gemini.requests) == asked
 
-    other = ask(bob, route, method, bob.open(coach)["id"], body)
+    own = bob.open(coach)["id"]
+    if "question_id" in route:
+        through_own = ask(bob, route, method, own, body, question)
+        assert through_own.status_code == 404, "a foreign question isn't reached through one's own conversation"
+        assert rows()[1] == sorted([*before[1], *map(str, Message.objects.of(own).values_list())])
+    mine = bob.send(own, "bob's words").json()["user_message"]["id"]
+    other = ask(bob, route, method, own, body, mine)
     assert other.status_code == 200, "the owner isn't refused, so it was the owner that was looked at"
+
+
+@pytest.mark.parametrize(("route", "method"), [at for at in OWNED if "question_id" in at[0]])
+@pytest.mark.parametrize("unknown", [UNKNOWN, "no-uuid", "1", "%00", "..", "null", "x" * 500], ids=str)
+def test_a_question_that_is_not_there_is_not_found(
+    route: str, method: str, unknown: Any, alice: Api, conversation: Conversation, coach: Influencer
+) -> None:
+    greeting = Message.objects.get()
+    before = rows()
+
+    for question_id in (unknown, greeting.pk):
+        response = ask(alice, route, method, conversation.pk, valid_body(route, coach), question_id)
+        assert response.status_code == 404, response.content
+        assert response.json()["error"] == "not_found"
+    assert rows() == before
 
 
 @pytest.mark.parametrize(("route", "method"), OWNED)

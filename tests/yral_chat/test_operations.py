@@ -4,8 +4,7 @@ import datetime as dt
 import json
 import os
 import re
-import subprocess
-import sys
+import threading
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +18,8 @@ from conversations.models import Conversation
 from personas.models import Influencer
 from tests.conftest import Api
 from tests.fake_gemini import FakeGemini, blocks, fails, says
+from tests.servers import python
+from yral_chat import dependencies, operations
 
 PUBLIC = ("/", "/health", "/status", "/docs", "/redoc", "/openapi.json", "/openapi.yaml")
 
@@ -145,15 +146,7 @@ for path in sys.argv[1:]:
 def asked_with_database(url: str, *paths: str) -> list[tuple[int, str, float]]:
     """(status, body, seconds) of these, by a service whose database is at `url`."""
     env = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "yral_chat.settings", "ALLOWED_HOSTS": "*"}
-    run = subprocess.run(
-        [sys.executable, "-c", ASK, *paths],
-        env=env,
-        cwd=configured.BASE_DIR,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    run = python(env, "-c", ASK, *paths, timeout=90)
     assert run.returncode == 0, run.stderr
     return [tuple(json.loads(line)) for line in run.stdout.splitlines() if line.startswith("[")]
 
@@ -172,8 +165,9 @@ def assert_unhealthy(status: int, body: str, seconds: float, *secrets: str) -> N
 
 
 def test_health_is_unhealthy_when_the_database_file_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "chat.db").symlink_to(tmp_path / "not mounted" / "chat.db")
     (health, root, status, influencers) = asked_with_database(
-        f"sqlite:///{tmp_path}", "/health", "/", "/status", "/api/v1/influencers"
+        f"sqlite:///{tmp_path}/chat.db", "/health", "/", "/status", "/api/v1/influencers"
     )
 
     assert_unhealthy(*health, str(tmp_path))
@@ -301,3 +295,155 @@ def test_the_schema_is_openapi_3_1(nobody: Api) -> None:
 @pytest.mark.parametrize("query", ["format=yaml", "lang=xx", "lang=../../etc", "version=../x", "callback=alert(1)"])
 def test_nothing_in_the_query_upsets_it(path: str, query: str, db: None) -> None:
     assert Client(raise_request_exception=False).get(f"{path}?{query}").status_code == 200
+
+
+def test_status_asks_the_database_at_most_every_three_seconds(
+    make_influencer: Any, nobody: Api, django_assert_num_queries: Any, monkeypatch: Any
+) -> None:
+    assert operations.STATUS_FOR == 3
+    first = nobody.get("/status").json()
+    make_influencer()
+    with django_assert_num_queries(0):
+        second = nobody.get("/status").json()
+    assert second["statistics"] == first["statistics"]
+
+    monkeypatch.setattr(operations, "STATUS_FOR", 0.0)
+    assert nobody.get("/status").json()["statistics"]["active_influencers"] == 1
+
+
+# /health?deep=1
+
+METRICS_TOKEN = "a-token-for-operators-0123456789"
+
+
+def deep(settings: Any, authorization: str = f"Bearer {METRICS_TOKEN}") -> Any:
+    settings.METRICS_TOKEN = METRICS_TOKEN
+    return Client().get("/health?deep=1", headers={"Authorization": authorization})
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("authorization", ["", "Bearer wrong", f"Basic {METRICS_TOKEN}"])
+def test_who_has_no_token_gets_the_plain_health(authorization: str, settings: Any) -> None:
+    response = deep(settings, authorization)
+
+    assert response.status_code == 200
+    assert set(response.json()["services"]) == {"database", "gemini_api"}
+
+
+@pytest.mark.django_db
+def test_deep_health_looks_at_storage_cache_disk_and_replica(settings: Any, tmp_path: Path) -> None:
+    settings.MEDIA_UPLOAD_DIR = tmp_path / "uploads"
+
+    response = deep(settings)
+
+    services = response.json()["services"]
+    assert response.status_code == 200, services
+    assert set(services) == {"database", "gemini_api", "storage", "cache", "disk", "replica"}
+    for name in ("storage", "cache", "disk"):
+        assert services[name]["status"] == "up"
+        assert services[name]["error"] is None
+    assert services["disk"]["free_bytes"]["media"] > 0
+    assert services["replica"]["status"] == "unknown"
+    assert not list((tmp_path / "uploads").iterdir()), "no file is left behind"
+
+
+@pytest.mark.django_db
+def test_a_storage_that_is_down_makes_it_unhealthy_and_shows_no_path(settings: Any, tmp_path: Path) -> None:
+    (tmp_path / "a-file").write_text("")
+    settings.MEDIA_UPLOAD_DIR = tmp_path / "a-file"
+
+    response = deep(settings)
+
+    assert response.status_code == 503
+    assert response.json()["status"] == "unhealthy"
+    assert response.json()["services"]["storage"]["status"] == "down"
+    assert str(tmp_path) not in response.content.decode()
+
+
+@pytest.mark.django_db
+def test_a_cache_that_is_down_makes_it_unhealthy_and_shows_no_password(settings: Any) -> None:
+    settings.CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": "redis://:hunter2hunter2@127.0.0.1:9/0",
+        }
+    }
+    response = deep(settings)
+
+    assert response.status_code == 503
+    assert response.json()["services"]["cache"]["status"] == "down"
+    assert "hunter2" not in response.content.decode()
+
+
+@pytest.fixture
+def sqlite_and_replica(tmp_path: Path) -> tuple[Path, Path]:
+    """A database file and a replica's, written now."""
+    file, replica = tmp_path / "chat.db", tmp_path / "replica" / "ltx" / "0" / "1.ltx"
+    file.write_bytes(b"database")
+    replica.parent.mkdir(parents=True)
+    replica.write_bytes(b"replica")
+    return file, replica
+
+
+@pytest.mark.parametrize(
+    ("database_age", "replica_age", "status"), [(0, 5, "up"), (0, 600, "down"), (9000, 9000, "up")]
+)
+def test_a_replica_is_late_by_what_it_lacks_not_by_its_age(
+    database_age: int, replica_age: int, status: str, sqlite_and_replica: tuple[Path, Path]
+) -> None:
+    now = time.time()
+    for file, age in zip(sqlite_and_replica, (database_age, replica_age), strict=True):
+        os.utime(file, (now - age, now - age))
+
+    health = dependencies.compared(sqlite_and_replica[0], str(sqlite_and_replica[0].parent / "replica"))
+
+    assert health["status"] == status
+    assert health["behind_seconds"] == pytest.approx(replica_age - database_age, abs=2)
+    assert health["age_seconds"] == pytest.approx(replica_age, abs=2)
+
+
+def test_a_log_of_the_database_that_comes_and_goes_is_no_trouble(sqlite_and_replica: tuple[Path, Path]) -> None:
+    database = sqlite_and_replica[0]
+    wal, over = database.with_name(database.name + "-wal"), threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            wal.touch()
+            wal.unlink()
+
+    coming_and_going = threading.Thread(target=come_and_go)
+    coming_and_going.start()
+    found: list[set[str]] = []
+    end = time.monotonic() + 30
+    try:
+        while len(found) < 3000 or ({"database"} not in found and time.monotonic() < end):
+            found.append(set(dependencies.sqlite_files(database)))
+    finally:
+        over.set()
+        coming_and_going.join()
+    assert {"database"} in found
+    assert all("database" in names for names in found)
+
+
+def test_a_folder_out_of_reach_is_no_trouble(settings: Any, tmp_path: Path) -> None:
+    settings.LOG_FILE = f"{tmp_path}/{'x' * 300}/chat.log"
+    settings.RATE_LIMIT_DATABASE = Path(settings.LOG_FILE)
+
+    assert "logs" not in dependencies.disk_health()["free_bytes"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="There is no second disk.")
+def test_a_disk_of_the_metrics_own_is_looked_at(settings: Any, tmp_path: Path) -> None:
+    settings.MEDIA_UPLOAD_DIR = tmp_path
+    settings.RATE_LIMIT_DATABASE = Path("/dev/shm/rate_limits.db")
+    assert "metrics" in dependencies.disk_health()["free_bytes"]
+
+    settings.RATE_LIMIT_DATABASE = tmp_path / "rate_limits.db"
+    assert "metrics" not in dependencies.disk_health()["free_bytes"]
+
+
+def test_an_empty_replica_is_down(sqlite_and_replica: tuple[Path, Path]) -> None:
+    database, newest = sqlite_and_replica
+    newest.unlink()
+
+    assert dependencies.compared(database, str(newest.parent))["status"] == "down"

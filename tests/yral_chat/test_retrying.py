@@ -10,8 +10,10 @@ import httpx2
 import pytest
 
 from tests.fake_whisper import FakeWhisper, hears
-from yral_chat.ai import ModelUnavailable
+from yral_chat.ai import Deadline, ModelUnavailable
 from yral_chat.ai.retrying import ATTEMPTS, DeadlineTransport, TryAgain, failures_translated, until
+
+pytestmark = pytest.mark.own_database
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_the_tries_end_with_the_time_and_each_is_told_what_is_left() -> None:
 
     started = time.monotonic()
     with pytest.raises(TryAgain, match="busy"):
-        until(started + 1.5, attempt)
+        until(Deadline(started + 1.5), attempt)
 
     assert time.monotonic() - started < 1.5
     assert 1 < len(told) < ATTEMPTS
@@ -115,7 +117,7 @@ def test_an_answer_ends_the_tries() -> None:
             raise answer
         return str(answer)
 
-    assert until(time.monotonic() + 5, attempt) == "here"
+    assert until(Deadline(time.monotonic() + 5), attempt) == "here"
 
 
 @pytest.mark.parametrize("error", [ModelUnavailable("refused"), ValueError("a bug")], ids=repr)
@@ -127,5 +129,5 @@ def test_any_other_error_ends_the_tries(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error), match=str(error)):
-        until(time.monotonic() + 5, attempt)
+        until(Deadline(time.monotonic() + 5), attempt)
     assert len(asked) == 1

@@ -2,18 +2,18 @@
 
 import http.client
 import json
-import os
 import re
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,143 +22,25 @@ from django.conf import settings as configured
 
 from tests.conftest import token
 from tests.fake_gemini import REPLY, Answer, FakeGemini, says
+from tests.servers import (
+    API_KEY,
+    CHATS,
+    COMMANDS,
+    GUNICORN,
+    JWT_SECRET,
+    SECRET,
+    Server,
+    copied,
+    environment,
+    free_port,
+    manage,
+    python,
+    running,
+    start,
+    wait_until_it_answers,
+)
 
-CHATS = "/api/v1/chat/conversations"
-API_KEY = "AIza-canary-api-key-of-the-servers"
-SECRET = "the-secret-key-of-the-servers-0123456789-abc"
-JWT_SECRET = configured.JWT_SECRET_KEY
-GUNICORN = ("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py")
-UVICORN = ("-m", "uvicorn", "yral_chat.asgi:application", "--log-level", "info", "--host", "127.0.0.1")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Got:
-    status: int
-    headers: dict[str, str]
-    content: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.content)
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[bytes]
-    port: int
-    log_path: Path
-    database: Path
-    influencers: list[str] = field(default_factory=list)
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def call(self, method: str, path: str, body: Any = None, user: str | None = "alice", **headers: str) -> Got:
-        """On a connection of its own."""
-        sent = {"Authorization": f"Bearer {token(user)}"} if user else {}
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        if data is not None:
-            sent["Content-Type"] = "application/json"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, data, {**sent, **headers})
-            response = connection.getresponse()
-            return Got(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-        finally:
-            connection.close()
-
-    def open(self, influencer: str, user: str) -> str:
-        opened = self.call("POST", CHATS, {"influencer_id": influencer}, user)
-        assert opened.status == 201, opened.content
-        return str(opened.json()["id"])
-
-    def send(self, conversation: str, content: str, user: str) -> Got:
-        return self.call("POST", f"{CHATS}/{conversation}/messages", {"message_type": "text", "content": content}, user)
-
-    def rows(self, sql: str, *values: object) -> list[Any]:
-        connection = sqlite3.connect(self.database)
-        try:
-            return connection.execute(sql, values).fetchall()
-        finally:
-            connection.close()
-
-    def stop(self) -> None:
-        """With everything that it started; it has a process group of its own."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait(5)
-
-
-def environment(folder: Path, gemini_url: str, port: int, **changed: str) -> dict[str, str]:
-    clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return {
-        **clean,
-        "ENV_FILE": "",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "default",
-        "ENVIRONMENT": "production",
-        "SECRET_KEY": SECRET,
-        "JWT_SECRET_KEY": JWT_SECRET,
-        "GEMINI_API_KEY": API_KEY,
-        "GEMINI_BASE_URL": gemini_url,
-        "ALLOWED_HOSTS": "127.0.0.1",
-        "DATABASE_URL": f"sqlite:///{folder}/chat.db",
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-        "WEB_CONCURRENCY": "2",
-        "WEB_THREADS": "32",
-        **changed,
-    }
-
-
-def manage(env: dict[str, str], *arguments: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        env=env,
-        cwd=configured.BASE_DIR,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-
-
-def start(command: tuple[str, ...], env: dict[str, str], folder: Path) -> Server:
-    port = int(env["PORT"])
-    log_path = folder / "server.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            env=env,
-            cwd=configured.BASE_DIR,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Server(process, port, log_path, folder / "chat.db")
-
-
-def wait_until_it_answers(server: Server) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and server.process.poll() is None:
-        try:
-            server.call("GET", "/", user=None)
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail(f"The server didn't start:\n{server.log}")
+pytestmark = pytest.mark.own_database
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +54,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-COMMANDS = {"gunicorn": GUNICORN, "uvicorn": UVICORN}
-
-
 @pytest.fixture(scope="module")
 def model() -> Iterator[FakeGemini]:
     fake = FakeGemini()
@@ -185,21 +64,9 @@ def model() -> Iterator[FakeGemini]:
 @pytest.fixture(scope="module", params=COMMANDS)
 def server(request: pytest.FixtureRequest, database: Path, model: FakeGemini) -> Iterator[Server]:
     folder = database / request.param
-    folder.mkdir()
-    with sqlite3.connect(database / "chat.db") as source, sqlite3.connect(folder / "chat.db") as copy:
-        source.backup(copy)
-    source.close()
-    copy.close()
-    port = free_port()
-    extra = ("--port", str(port)) if request.param == "uvicorn" else ()
-    started = start((*COMMANDS[request.param], *extra), environment(folder, model.url, port), folder)
-    try:
-        wait_until_it_answers(started)
-        listed = started.call("GET", "/api/v1/influencers", user=None).json()["influencers"]
-        started.influencers = [one["id"] for one in listed if one["is_active"] == "active"]
+    copied(database, folder)
+    with running(request.param, environment(folder, model.url, free_port()), folder) as started:
         yield started
-    finally:
-        started.stop()
 
 
 def test_it_is_healthy_and_says_who_it_is(server: Server) -> None:
@@ -262,6 +129,17 @@ def test_a_body_that_is_too_large_is_refused(server: Server) -> None:
 
     assert got.status == 413
     assert got.json()["error"] == "payload_too_large"
+    assert "x-ratelimit-remaining-minute" in got.headers
+    assert any(
+        line["status"] == 413 and line["user"] == "walker" and line["correlation_id"] == got.headers["x-correlation-id"]
+        for line in map(json.loads, re.findall(r'{"timestamp".*"event":"request".*}', server.log))
+    )
+
+
+def test_a_body_that_is_too_large_is_nobody_s_without_a_token(server: Server) -> None:
+    got = server.call("POST", CHATS, {"extra": "x" * 1_200_000}, user=None)
+
+    assert got.status == 401
 
 
 def chunked(server: Server, body: bytes) -> int:
@@ -286,6 +164,81 @@ def test_a_chunked_body_has_the_same_limit(server: Server) -> None:
     big = {"influencer_id": server.influencers[0], "extra": "x" * (2 * 1024 * 1024)}
 
     assert chunked(server, json.dumps(big).encode()) == 413
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}my-secret is this\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Goog-Api-Key my-secret\r\n\r\n", 400),
+        (b"my-secret\r\n\r\n", 400),
+        (b"GET /?" + b"my-secret" * 1000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"my-secret" * 2000 + b"\r\n\r\n", 431),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: my-secret\r\n\r\n", 501),
+    ],
+    ids=["a body that goes on", "header", "request line", "long request line", "long header", "coding"],
+)
+def test_what_can_t_be_read_is_quoted_nowhere(sent: bytes, status: int, server: Server) -> None:
+    """And its line isn't that of who was served before, by each of the threads."""
+    for _ in range(40):
+        server.call("GET", "/", user=None, **{"X-Correlation-ID": "somebody-else"})
+    before = len(server.log)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as caller:
+        caller.sendall(sent)
+        caller.shutdown(socket.SHUT_WR)
+        answered = b"".join(iter(lambda: caller.recv(65536), b""))
+
+    *_, last = re.findall(rb"HTTP/1.1 (\d+)", answered) or [b"0"]
+    said = server.log[before:]
+    if "gunicorn" in server.log:
+        assert int(last) == status, answered
+        assert json.loads(answered.rpartition(b"\r\n\r\n")[2])["error"] == "bad_request"
+        assert "A request that can't be read was refused" in said
+    assert "my-secret" not in said
+    assert b"my-secret" not in answered
+    assert "somebody-else" not in said
+
+
+def test_a_websocket_is_no_crash_and_its_address_is_not_logged(server: Server) -> None:
+    before = len(server.log)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    got = server.call("GET", "/media/my-secret.png?page=my-secret", user=None, **upgrade, **key)
+
+    assert got.status == (404 if "gunicorn" in server.log else 403)
+    assert '"level":"error"' not in server.log[before:]
+    assert "my-secret" not in server.log[before:]
+
+
+def test_a_body_that_nobody_reads_cuts_no_file_short(server: Server) -> None:
+    path = "/static/admin/css/base.css"
+    whole, before = server.call("GET", path, user=None).content, len(server.log)
+
+    assert server.call("GET", path, b"x" * (5 * 1024 * 1024), user=None).content == whole
+    assert '"level":"error"' not in server.log[before:]
+
+
+@pytest.mark.parametrize(
+    ("path", "begin"),
+    [
+        (CHATS, b'{"influencer_id": '),
+        ("/api/v1/media/upload", b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'),
+    ],
+)
+def test_a_connection_that_breaks_in_the_middle_of_a_body_is_no_crash(path: str, begin: bytes, server: Server) -> None:
+    kind = "multipart/form-data; boundary=x" if "upload" in path else "application/json"
+    head = (
+        f"Host: 127.0.0.1\r\nAuthorization: Bearer {token('broken')}\r\nContent-Type: {kind}\r\nContent-Length: 90000"
+    )
+    before = len(server.log)
+    with socket.create_connection(("127.0.0.1", server.port)) as caller:
+        caller.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n\r\n".encode() + begin)
+        time.sleep(0.3)
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets it
+    time.sleep(0.3)
+
+    assert '"level":"error"' not in server.log[before:]
+    assert '"status":500' not in server.log[before:]
 
 
 def test_a_foreign_host_is_refused(server: Server) -> None:
@@ -339,8 +292,36 @@ def test_a_persona_s_picture_is_served_if_it_is_ours(server: Server) -> None:
 def test_the_admin_s_cookies_are_for_https_only(server: Server) -> None:
     cookie = server.call("GET", "/admin/login/", user=None).headers["set-cookie"]
 
-    assert "csrftoken=" in cookie
+    assert "csrftoken_production=" in cookie
     assert "Secure" in cookie
+
+
+def test_staff_log_in_and_see_the_admin(server: Server) -> None:
+    folder = server.log_path.parent
+    env = environment(folder, "http://127.0.0.1:9", server.port, DJANGO_SUPERUSER_PASSWORD="a-password-for-tests")
+    manage(env, "createsuperuser", "--noinput", "--username", "root", "--email", "root@example.com")
+    cookie = server.call("GET", "/admin/login/", user=None).headers["set-cookie"].split(";")[0]
+    form = f"username=root&password=a-password-for-tests&csrfmiddlewaretoken={cookie.partition('=')[2]}"
+    as_form: Any = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": cookie}
+
+    entered = server.call("POST", "/admin/login/?next=/admin/", form.encode(), None, **as_form)
+    session = re.search(r"sessionid_production=[^;]+", entered.headers.get("set-cookie", ""))
+    connection, page = server.request(
+        "GET", "/admin/personas/influencer/", None, None, Cookie=session[0] if session else ""
+    )
+    content = page.read()
+    connection.close()
+
+    assert entered.status == 302, entered.content
+    assert page.status == 200
+    assert b"sessionid" not in content
+    assert b"/admin/personas/influencer/" in content
+
+
+def test_a_whole_address_in_the_request_line_is_understood(server: Server) -> None:
+    """RFC 9112, 3.2.2: every server must accept it."""
+    for path in ("/health", "/api/v1/influencers?limit=1", "/"):
+        assert server.call("GET", f"http://127.0.0.1:{server.port}{path}", user=None).status == 200, path
 
 
 def test_head_and_keep_alive_work(server: Server) -> None:
@@ -399,6 +380,24 @@ def test_two_hundred_sends_at_once_all_succeed_and_count_right(server: Server, m
         assert answered == [(len(mine),)]
         moments = server.rows("SELECT created_at FROM messages WHERE conversation_id = ? ORDER BY sequence", key)
         assert moments == sorted(set(moments))
+    assert "database is locked" not in server.log
+
+
+def test_the_write_lock_of_another_program_is_waited_for_by_writers_only(server: Server, model: FakeGemini) -> None:
+    """Such as a copy that an operator makes."""
+    model.reset()
+    chats = {user: server.open(server.influencers[0], user) for user in (f"patient-{n}" for n in range(8))}
+    with closing(sqlite3.connect(server.database_url.removeprefix("sqlite:///"))) as other:
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(8) as pool:
+            turns = [pool.submit(server.send, chat, "I can wait.", user) for user, chat in chats.items()]
+            for user in chats:
+                assert server.call("GET", CHATS, user=user).status == 200
+            time.sleep(0.5)
+            assert not any(turn.done() for turn in turns)
+            other.execute("ROLLBACK")
+            assert [turn.result().status for turn in turns] == [200] * 8
     assert "database is locked" not in server.log
 
 
@@ -470,8 +469,7 @@ def test_z_its_log_holds_no_secret_no_warning_and_no_crash(server: Server) -> No
     for secret in (API_KEY, SECRET, JWT_SECRET, token("alice").split(".")[0]):
         assert secret not in log
     assert "Message 17" not in log, "what users say stays out of the log"
-    # A static file under ASGI is read whole, as Django warns of; a foreign host is logged with its traceback.
-    log = "\n".join(line for line in log.splitlines() if "StreamingHttpResponse must consume" not in line)
+    # A foreign host is logged with its traceback.
     assert log.count("Traceback") == log.count("ERROR django.security.DisallowedHost"), log[-6000:]
     for trouble in ("database is locked", "Warning:", "was never awaited"):
         assert trouble not in log, log[max(0, log.find(trouble) - 1500) :][:4000]
@@ -481,15 +479,7 @@ def test_z_its_log_holds_no_secret_no_warning_and_no_crash(server: Server) -> No
 
 
 def run_gunicorn(folder: Path, **changed: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *GUNICORN],
-        env=environment(folder, "http://127.0.0.1:9", free_port(), **changed),
-        cwd=configured.BASE_DIR,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    return python(environment(folder, "http://127.0.0.1:9", free_port(), **changed), *GUNICORN, timeout=30)
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
@@ -499,15 +489,7 @@ def test_a_database_that_is_not_migrated_stops_the_start(server: str, tmp_path: 
         tmp_path, "http://127.0.0.1:9", free_port(), DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", WEB_CONCURRENCY="1"
     )
     command = GUNICORN if server == "gunicorn" else ["-m", "uvicorn", "yral_chat.asgi:application"]
-    run = subprocess.run(
-        [sys.executable, *command],
-        env=env,
-        cwd=configured.BASE_DIR,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = python(env, *command, timeout=60)
 
     assert run.returncode != 0
     assert "manage.py migrate" in run.stderr
@@ -516,7 +498,7 @@ def test_a_database_that_is_not_migrated_stops_the_start(server: str, tmp_path: 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "eighty"), ("SECRET_KEY", "short"), ("GEMINI_API_KEY", ""), ("ALLOWED_HOSTS", ""), ("WEB_THREADS", "0")],
+    [("PORT", "eighty"), ("SECRET_KEY", "short"), ("GEMINI_API_KEY", ""), ("WEB_THREADS", "0")],
 )
 def test_a_bad_setting_stops_gunicorn_with_one_sentence(name: str, value: str, tmp_path: Path) -> None:
     run = run_gunicorn(tmp_path, **{name: value})
@@ -535,7 +517,7 @@ def test_a_bad_setting_stops_gunicorn_with_one_sentence(name: str, value: str, t
 def test_a_combination_that_cannot_stand_stops_gunicorn(changed: dict[str, str], tmp_path: Path) -> None:
     port = free_port()
     env = environment(tmp_path, "http://127.0.0.1:9", port, **changed)
-    server = start(GUNICORN, env, tmp_path)
+    server = start("gunicorn", env, tmp_path)
     try:
         assert server.process.wait(60) != 0
     except subprocess.TimeoutExpired:
@@ -544,19 +526,77 @@ def test_a_combination_that_cannot_stand_stops_gunicorn(changed: dict[str, str],
         server.stop()
 
 
-def test_a_stop_lets_the_turn_in_flight_finish(database: Path, model: FakeGemini) -> None:
-    folder = database / "stopping"
-    folder.mkdir()
-    with sqlite3.connect(database / "chat.db") as source, sqlite3.connect(folder / "chat.db") as copy:
-        source.backup(copy)
-    source.close()
-    copy.close()
-    model.reset()
-    server = start(GUNICORN, environment(folder, model.url, free_port(), WEB_CONCURRENCY="1"), folder)
+def test_two_variables_are_enough_to_serve(database: Path, model: FakeGemini) -> None:
+    """The rest only says where: this test's files and port."""
+    folder = database / "bare"
+    copied(database, folder)
+    given = environment(folder, model.url, free_port())
+    env: dict[str, str] = {
+        name: given[name] for name in ("PATH", "HOME", "ENV_FILE", "ENVIRONMENT", "PORT") if name in given
+    }
+    env |= {"JWT_SECRET_KEY": JWT_SECRET, "GEMINI_API_KEY": API_KEY, "DATABASE_PATH": str(folder / "chat.db")}
+    with running("gunicorn", {**env, "DATABASE_URL": ""}, folder) as server:
+        assert server.call("GET", "/health", user=None).status == 200
+        assert server.open(server.influencers[0], "alice")
+        assert server.call("GET", "/", user=None, Host="evil.example").status == 400
+        assert (folder / "secret-key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_copy_of_the_example_can_be_the_environment(kind: str, database: Path, model: FakeGemini) -> None:
+    """As systemd's EnvironmentFile and docker's --env-file read it: an empty line is a variable that is blank."""
+    folder = database / f"example-{kind}"
+    copied(database, folder)
+    lines = (configured.BASE_DIR / ".env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    given = environment(folder, model.url, free_port())
+    del given["WEB_CONCURRENCY"]
+    with running(kind, {**example, **given}, folder) as server:
+        assert server.call("GET", "/health", user=None).status == 200
+
+
+def make_serve(env: dict[str, str], folder: Path) -> Server:
+    log_path = folder / "server.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            ["make", "serve", f"PYTHON={sys.executable}"],
+            env=env,
+            cwd=configured.BASE_DIR,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Server(process, int(env["PORT"]), log_path, env["DATABASE_URL"])
+
+
+def test_make_serve_takes_a_blank_number_of_processes_for_none(database: Path, model: FakeGemini) -> None:
+    folder = database / "blank"
+    copied(database, folder)
+    server = make_serve(environment(folder, model.url, free_port(), WEB_CONCURRENCY=""), folder)
     try:
         wait_until_it_answers(server)
-        influencer = server.call("GET", "/api/v1/influencers", user=None).json()["influencers"][0]["id"]
-        conversation = server.open(influencer, "alice")
+    finally:
+        server.kill()
+
+
+def test_make_serve_says_which_number_is_none(database: Path) -> None:
+    folder = database / "auto"
+    folder.mkdir()
+    server = make_serve(environment(folder, "http://127.0.0.1:9", free_port(), WEB_CONCURRENCY="auto"), folder)
+
+    assert server.process.wait(60) != 0
+    assert "WEB_CONCURRENCY must be a number." in server.log
+    assert "Traceback" not in server.log
+
+
+def test_a_stop_lets_the_turn_in_flight_finish(database: Path, model: FakeGemini) -> None:
+    folder = database / "stopping"
+    copied(database, folder)
+    model.reset()
+    server = start("gunicorn", environment(folder, model.url, free_port(), WEB_CONCURRENCY="1"), folder)
+    try:
+        wait_until_it_answers(server)
+        conversation = server.open(server.influencers[0], "alice")
         model.will(Answer(says("In time.").body, delay=1))
         with ThreadPoolExecutor(1) as pool:
             turn = pool.submit(server.send, conversation, "Wait for me", "alice")

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from tests.fake_whisper import PATH, TRANSCRIPT, Answer, FakeWhisper, fails, hangs, hears
-from yral_chat.ai import ModelUnavailable, UnusableAnswer
+from yral_chat.ai import Deadline, ModelError, ModelUnavailable, UnusableAnswer
 from yral_chat.ai.retrying import ATTEMPTS
 from yral_chat.ai.whisper import Whisper
+
+pytestmark = pytest.mark.own_database
 
 KEY = "whisper-key-that-must-never-be-logged"
 VOICE = bytes(range(256)) * 40 + b"\r\n--\r\n\x00\xff"
@@ -61,7 +63,9 @@ def voice_note(tmp_path: Path) -> Iterator[Watched]:
 
 
 def transcribe(client: Whisper, file: Any, *, seconds: float = 10.0) -> str:
-    return client.transcribe(file, mime_type="audio/mp4", extension="m4a", deadline=time.monotonic() + seconds)
+    return client.transcribe(
+        file, mime_type="audio/mp4", extension="m4a", deadline=Deadline(time.monotonic() + seconds)
+    )
 
 
 def within(seconds: float, call: Callable[[], Any]) -> None:
@@ -346,7 +350,7 @@ def test_a_slow_answer_within_the_limit_is_an_answer(
 
 
 def test_with_no_time_left_nothing_is_sent(client: Whisper, voice_note: Watched, whisper: FakeWhisper) -> None:
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises(ModelError, match="no time"):
         transcribe(client, voice_note, seconds=-1)
     assert whisper.requests == []
     assert whisper.connections == 0

@@ -4,26 +4,28 @@ Foreign errors become ours here: TryAgain where the next attempt may succeed, Mo
 """
 
 import logging
+import math
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpcore2
 import httpx2
 from django.conf import settings
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
-from yral_chat.ai import ModelUnavailable
+from yral_chat.ai import Deadline, ModelError, ModelUnavailable, UnusableAnswer
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 SHORTEST_ATTEMPT = 0.5  # seconds; with less left, another try can't succeed
 LONGEST_CONNECT = 3.0  # seconds, for each address of a name, and for the handshake
+MOST_CONNECTIONS = 20_000
 PIECE = 64 * 1024  # bytes that are written before the clock is looked at again
 
 
@@ -31,26 +33,29 @@ class TryAgain(ModelUnavailable):
     """Down for the moment: 408, 429, 5xx, a timeout, a reset or stale connection."""
 
 
-def until[T](deadline: float, attempt: Callable[[float], T]) -> T:
-    """`attempt(seconds left)`, again while it raises TryAgain and `deadline` (of time.monotonic) allows. The last
-    error is raised."""
-
-    def seconds_left() -> float:
-        return deadline - time.monotonic()
+def until[T](deadline: Deadline, attempt: Callable[[float], T], *, unusable: int = 0) -> T:
+    """`attempt(seconds left)`, again while it raises TryAgain and `deadline` allows, and `unusable` times after an
+    UnusableAnswer. The last error is raised."""
 
     def too_late(state: RetryCallState) -> bool:
-        return seconds_left() < state.upcoming_sleep + SHORTEST_ATTEMPT
+        return deadline.cancelled or deadline.seconds_left() < state.upcoming_sleep + SHORTEST_ATTEMPT
+
+    def is_worth_it(error: BaseException) -> bool:
+        nonlocal unusable
+        unusable -= isinstance(error, UnusableAnswer)
+        return isinstance(error, TryAgain) or (isinstance(error, UnusableAnswer) and unusable >= 0)
 
     retrying = Retrying(
-        retry=retry_if_exception_type(TryAgain),
+        retry=retry_if_exception(is_worth_it),
         wait=wait_exponential_jitter(initial=0.3, max=3, jitter=0.3),
         stop=lambda state: state.attempt_number >= ATTEMPTS or too_late(state),
+        sleep=deadline.pause,
         before_sleep=_log_retry,
         reraise=True,
     )
-    if seconds_left() <= 0:
-        raise ModelUnavailable("no time was left to ask the model")
-    return retrying(lambda: attempt(seconds_left()))
+    if deadline.seconds_left() <= 0:
+        raise ModelError("no time was left to ask the model")
+    return retrying(lambda: attempt(deadline.seconds_left()))
 
 
 def _log_retry(state: RetryCallState) -> None:
@@ -79,13 +84,13 @@ def is_passing(status: int) -> bool:
 class DeadlineTransport(httpx2.HTTPTransport):
     """An attempt's timeout, for the whole of it. httpx times each read and write alone, so a peer that trickles its
     head, its body, or its reading of ours could hold a thread for hours. One per process: the pool has a place for
-    every thread."""
+    every turn and every stream."""
 
     def __init__(self) -> None:
         # Not super().__init__(), which makes such a pool and has no argument for the backend.
         self._pool = httpcore2.ConnectionPool(
             ssl_context=httpx2.create_ssl_context(),
-            max_connections=settings.WEB_THREADS,
+            max_connections=MOST_CONNECTIONS,
             max_keepalive_connections=settings.WEB_THREADS,
             keepalive_expiry=30,
             network_backend=_Backend(),
@@ -93,17 +98,17 @@ class DeadlineTransport(httpx2.HTTPTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         timeout = request.extensions["timeout"]
-        deadline = time.monotonic() + (timeout["read"] or 60)
+        patience = _now.patience or Patience(Deadline(time.monotonic() + (timeout["read"] or 60)))
         for phase in ("connect", "pool"):
             timeout[phase] = min(timeout[phase] or LONGEST_CONNECT, LONGEST_CONNECT)
-        with _ends_at(deadline):
+        with _ends_at(patience.deadline):
             response = super().handle_request(request)
-        response.stream = _Body(deadline, response.stream)  # type: ignore[arg-type]
+        response.stream = patience.body = _Body(patience.deadline, response.stream)  # type: ignore[arg-type]
         return response
 
 
 class _Body(httpx2.SyncByteStream):
-    def __init__(self, deadline: float, stream: httpx2.SyncByteStream) -> None:
+    def __init__(self, deadline: Deadline, stream: httpx2.SyncByteStream) -> None:
         self.deadline, self.stream = deadline, stream
 
     def __iter__(self) -> Iterator[bytes]:
@@ -123,14 +128,35 @@ class _Now(threading.local):
     """When what this thread is waiting for has to end. A pooled connection serves one attempt after another, in any
     thread, so it can't know by itself."""
 
-    deadline = float("inf")
+    deadline = Deadline(float("inf"))
+    patience: "Patience | None" = None
 
 
 _now = _Now()
 
 
+class Patience:
+    """A request made in `with` this, and its body whenever it is read, waits as long as `deadline` then says."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self.body: _Body | None = None
+
+    def __enter__(self) -> "Patience":
+        _now.patience = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _now.patience = None
+
+    def close(self) -> None:
+        """Of a body that wasn't read to its end the connection is closed."""
+        if self.body:
+            self.body.close()
+
+
 @contextmanager
-def _ends_at(deadline: float) -> Iterator[None]:
+def _ends_at(deadline: Deadline) -> Iterator[None]:
     before, _now.deadline = _now.deadline, deadline
     try:
         yield
@@ -139,8 +165,8 @@ def _ends_at(deadline: float) -> Iterator[None]:
 
 
 def _at_most(timeout: float | None, too_late: type[httpcore2.TimeoutException]) -> float:
-    left = min(_now.deadline - time.monotonic(), 60 if timeout is None else timeout)
-    if left <= 0:
+    left = min(_now.deadline.seconds_left(), math.inf if timeout is None else timeout)
+    if left <= 0 or _now.deadline.cancelled:
         raise too_late("the attempt's time is over")
     return left
 
@@ -183,7 +209,13 @@ class _Stream(httpcore2.NetworkStream):
         self.stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self.stream.read(max_bytes, _at_most(timeout, httpcore2.ReadTimeout))
+        with _now.deadline.interruptible(self._hang_up):
+            return self.stream.read(max_bytes, _at_most(timeout, httpcore2.ReadTimeout))
+
+    def _hang_up(self) -> None:
+        """Whoever reads it, in another thread, finds its end. Not by ssl's shutdown(), which takes TLS off first."""
+        with suppress(OSError):
+            socket.socket.shutdown(self.stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for start in range(0, len(buffer), PIECE):

@@ -10,8 +10,8 @@ import httpx2
 import orjson
 from django.conf import settings
 
-from yral_chat.ai import ModelError, ModelUnavailable, UnusableAnswer
-from yral_chat.ai.retrying import DeadlineTransport, TryAgain, failures_translated, is_passing, until
+from yral_chat.ai import Deadline, ModelError, ModelUnavailable, Tally, UnusableAnswer
+from yral_chat.ai.retrying import DeadlineTransport, Patience, TryAgain, failures_translated, is_passing, until
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +35,28 @@ class Whisper:
         """Whoever drops it (a setting has changed) leaves no open connection behind. The SDK's clients do the same."""
         self.client.close()
 
-    def transcribe(self, audio: BinaryIO, *, mime_type: str, extension: str, deadline: float) -> str:
-        """What is said in the file, never blank, with retries until `deadline` (of time.monotonic).
+    def transcribe(
+        self, audio: BinaryIO, *, mime_type: str, extension: str, deadline: Deadline, tally: Tally | None = None
+    ) -> str:
+        """What is said in the file, never blank, with retries until `deadline`.
 
         The file is read from its start in small pieces, anew for each attempt. Servers go by the extension, which has
         no dot. ModelUnavailable: it may work later. UnusableAnswer: nothing was understood in this file.
         """
         file = (f"audio.{extension}", audio, mime_type)
-        return until(deadline, lambda seconds_left: read_transcript(self._ask(file, seconds_left)))
+        tally = tally or Tally()
 
-    def _ask(self, file: tuple[str, BinaryIO, str], timeout: float) -> bytes:
+        def attempt(seconds_left: float) -> str:
+            tally.attempts += 1
+            return read_transcript(self._ask(file, seconds_left, deadline))
+
+        return until(deadline, attempt)
+
+    def _ask(self, file: tuple[str, BinaryIO, str], timeout: float, deadline: Deadline) -> bytes:
         """One attempt."""
         file[1].seek(0)
         form = {"model": settings.WHISPER_MODEL, "response_format": "json"}
-        with failures_translated():
+        with failures_translated(), Patience(deadline):
             response = self.client.post(self.url, data=form, files={"file": file}, timeout=timeout)
         if response.status_code != 200:
             raise _failure(response.status_code)

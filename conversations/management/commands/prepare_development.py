@@ -17,8 +17,9 @@ DAY = 86400
 GUIDE = """
   Yral AI Chat runs here ({engine}):
 
+    Chat       {base}/try
     API docs   {base}/docs   {base}/redoc
-    Admin      {base}/admin/   {login}
+    Admin      {base}/{admin}   {login}
 
   Paste into a shell. List the personas:
 
@@ -57,6 +58,7 @@ class Command(BaseCommand):
         token = token_for(USER, 30 * DAY) if settings.JWT_SECRET_KEY else "<a token of your login service>"
         return GUIDE.format(
             base=base,
+            admin=settings.ADMIN_PATH,
             engine=settings.GEMINI_MODEL if settings.GEMINI_API_KEY else "no GEMINI_API_KEY: offline answers",
             login=self.staff_login(),
             token=token,

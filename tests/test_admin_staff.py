@@ -1,0 +1,79 @@
+"""Staff and their groups, through the admin's real pages: who changed whose rights, and what they were before."""
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Group, Permission, User
+from django.test import Client
+
+from tests.personas.page import Page
+from tests.test_admin_personas import PAYLOAD, assert_inert, page
+
+STAFF, GROUPS = "/admin/auth/user/", "/admin/auth/group/"
+Desk = Callable[[User], Client]
+
+
+def history(client: Client, url: str) -> str:
+    return page(client, f"{url}history/").text
+
+
+@pytest.fixture
+def client(desk: Desk, superuser: User) -> Client:
+    return desk(superuser)
+
+
+def test_a_change_of_rights_is_on_record_with_before_and_after(client: Client, editor: User) -> None:
+    url = f"{STAFF}{editor.pk}/"
+    form = page(client, f"{url}change/").form("user_form")
+    groups = [str(Group.objects.get(name=name).pk) for name in ("Content editors", "Support")]
+    form |= {"groups": groups, "is_superuser": ["on"], "first_name": ["Eda"]}
+
+    assert client.post(f"{url}change/", form).status_code == 302
+
+    said = history(client, url)
+    assert "Groups (before: Content editors; after: Content editors, Support)" in said
+    assert "Superuser status (before: no; after: yes)" in said
+    assert "First name (before: none; after: Eda)" in said
+    assert "root" in said
+
+
+def test_a_new_colleague_and_a_password_are_on_record_and_no_password_is(client: Client, editor: User) -> None:
+    form = page(client, f"{STAFF}add/").form("user_form")
+    secret = "correct-horse-battery"
+    form |= {"username": ["colleague"], "password1": [secret], "password2": [secret]}
+    assert client.post(f"{STAFF}add/", form).status_code == 302
+
+    made = User.objects.get(username="colleague")
+    said = history(client, f"{STAFF}{made.pk}/")
+    assert "Added." in said
+    assert "after: colleague" in said
+    client.post(f"{STAFF}{editor.pk}/password/", {"password1": secret, "password2": secret, "usable_password": "true"})
+    assert "password" in history(client, f"{STAFF}{editor.pk}/")
+    assert not LogEntry.objects.filter(change_message__contains=secret).exists()
+
+
+def test_the_rights_of_a_group_are_on_record_also_when_it_goes(client: Client) -> None:
+    group = Group.objects.get(name="Analysts")
+    url = f"{GROUPS}{group.pk}/"
+    form = page(client, f"{url}change/").form("group_form")
+    view = Permission.objects.get(codename="view_turn")
+    form["permissions"] = [*form.get("permissions", []), str(view.pk)]
+    assert client.post(f"{url}change/", form).status_code == 302
+    before = "before: Can see the statistics; after: Can see the statistics, Can view turn"
+    assert before in history(client, url)
+
+    assert client.post(f"{url}delete/", {"post": "yes"}).status_code == 302
+    gone = LogEntry.objects.get(action_flag=3)
+    assert "Can view turn" in gone.change_message
+    assert not Group.objects.filter(name="Analysts").exists()
+
+
+def test_markup_in_a_name_is_inert_in_the_record(client: Client, editor: User) -> None:
+    url = f"{STAFF}{editor.pk}/"
+    form = page(client, f"{url}change/").form("user_form")
+    client.post(f"{url}change/", {**form, "first_name": [PAYLOAD[:150]]})
+
+    assert_inert(page(client, f"{url}history/"))
+    assert_inert(Page(client.get("/admin/")))
+    assert "x-canary" in history(client, url)
