@@ -18,6 +18,7 @@ def log_in(page: Page, user: str) -> None:
     page.get_by_label("Token").fill(token(user))
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_text(user, exact=True).first).to_be_visible()
+    page.wait_for_load_state()  # its script, which sends the forms, comes last
 
 
 @pytest.mark.parametrize("phone", [False, True])
