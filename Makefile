@@ -37,8 +37,8 @@ serve: ## The production server alone, configured by the environment
 	@$(PYTHON) manage.py collectstatic --noinput --verbosity 0
 	@$(NO_BLANK); exec env MALLOC_ARENA_MAX=2 $(PYTHON) -m gunicorn -c deploy/gunicorn.conf.py
 
-test: install ## The test suite
-	$(PYTHON) -m pytest -n auto
+test: install ## The tests but for the drills, which start servers and browsers: two minutes
+	$(PYTHON) -m pytest -n auto -m "not drill"
 
 soak: install ## A few minutes of faults, retries and kills; says at the end whether anything was lost
 	$(PYTHON) -m tests.soak $(SOAK)
@@ -47,7 +47,7 @@ soak-http: install ## Ten ordinary minutes with uploads and Litestream (or MINUT
 	$(PYTHON) -m tests.soak --ordinary --minutes $(or $(MINUTES),10) $(SOAK)
 
 check: install lint types migrations schema-check ## Everything that CI runs; on PostgreSQL too if TEST_DATABASE_URL says where
-	env -u TEST_DATABASE_URL $(MAKE) test
+	env -u TEST_DATABASE_URL $(PYTHON) -m pytest -n auto
 	@if [ -n "$$TEST_DATABASE_URL" ]; then $(PYTHON) -m pytest -n auto -m "not own_database"; \
 	elif [ -n "$$CI" ]; then echo "CI must also test on PostgreSQL: TEST_DATABASE_URL is not set."; exit 1; \
 	else echo "Not tested on PostgreSQL. To do so: TEST_DATABASE_URL=postgres://user:password@host/name make check"; fi

@@ -419,6 +419,7 @@ def thousands(conversation: Conversation) -> Conversation:
     return conversation
 
 
+@pytest.mark.drill
 def test_pages_work_with_thousands_of_messages_and_none_counts_them_all(
     at_desk: Client, thousands: Conversation
 ) -> None:
@@ -440,6 +441,7 @@ def test_pages_work_with_thousands_of_messages_and_none_counts_them_all(
         assert at_desk.get(MESSAGES, {"p": absurd}).status_code in (200, 302)
 
 
+@pytest.mark.drill
 def test_what_the_cap_hides_is_found_by_search_and_filter(at_desk: Client, thousands: Conversation) -> None:
     give_reason(at_desk, thousands)
     oldest = Message.objects.get(content="text 2")

@@ -111,6 +111,7 @@ def test_elsewhere_nobody_looks_at_the_cookie(environment: str, settings: Any) -
         assert Client().get(path).status_code == Client().post(path, {"token": token()}).status_code == 404
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("where", ["staging", "production"])
 def test_elsewhere_the_api_has_no_pages_at_all(where: str, tmp_path: Any) -> None:
     env = environment(tmp_path, "http://127.0.0.1:1", 8000, ENVIRONMENT=where)

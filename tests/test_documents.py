@@ -43,6 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, d
         yield server, env
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_do_what_it_says(page: Path, server: Any, tmp_path: Path) -> None:
     """One after the other, as a reader would, in a folder that isn't the service's."""
@@ -213,6 +214,7 @@ def test_the_settings_and_files_that_a_page_names_are_some(page: Path) -> None:
 NO_SETTINGS = {"BLOCKED_CONTENT", "NO_PROVIDER", "MAX_TOKENS"}  # codes of events and models
 
 
+@pytest.mark.drill
 def test_the_drawings_are_those_of_the_code() -> None:
     call_command("draw_architecture", "--check", stdout=io.StringIO())
     pages = [(ROOT / "docs/architecture" / name).read_text() for name in ("system-design.md", "database.md")]

@@ -35,7 +35,7 @@ from tests.servers import (
     wait_until_it_answers,
 )
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 WAITING = int(os.environ.get("WAITING_TURNS", "120"))
 

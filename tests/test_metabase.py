@@ -23,6 +23,8 @@ from personas.models import Influencer
 from tests.conftest import Api
 from tests.servers import environment, manage
 
+pytestmark = pytest.mark.drill
+
 SCRIPT = configured.BASE_DIR / "deploy/metabase/dashboard.py"
 KEY, USER, PASSWORD = "mb_key-of-the-tests", "admin@example.com", "a-password"
 NEEDED: dict[str, dict[str, type]] = {  # of each request's body; nothing else may be there

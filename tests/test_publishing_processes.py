@@ -8,7 +8,7 @@ import pytest
 from tests.fake_gemini import FakeGemini
 from tests.servers import environment, free_port, manage, running
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 SAVE = "versions.save_draft(influencer_id=persona, content={'system_instructions': 'Published just now.'})"
 PAUSE = "operating.operate(influencer_id=persona, values={'paused_at': timezone.now(), 'away_message': 'Back at six!'})"
 PUBLISH = "versions.publish(influencer_id=persona, change_note='Because.')"

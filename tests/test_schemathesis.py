@@ -14,7 +14,7 @@ from tests.conftest import token
 from tests.fake_gemini import FakeGemini
 from tests.servers import Server, environment, free_port, manage, running
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 CONFIGURATION = """
 color = false

@@ -17,7 +17,7 @@ from tests.soak.stream import Event
 from tests.soak.times import MB, Gauge, Sample, Times, growth, percentiles
 from tests.soak.visitors import Visitor, kind_of
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 FINE = '{"level":"info","event":"request","status":200,"ms":500.1}\n'
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.documents import BOOKS, ROOT, blocks
 from tests.node import FOLDER, node_modules
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 
 def test_the_guide_s_client_and_the_types_hold_under_the_strictest_rules(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.own_database)
+            item.add_marker(pytest.mark.drill)
 
 
 @pytest.fixture(scope="session")

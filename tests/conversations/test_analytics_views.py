@@ -348,6 +348,7 @@ def views_there(env: dict[str, str]) -> set[str]:
     return {name for (name,) in rows(env["DATABASE_URL"], sql)}
 
 
+@pytest.mark.drill
 def test_a_later_migration_may_change_what_the_views_read(
     own_database: dict[str, str], next_release: dict[str, str]
 ) -> None:
@@ -364,6 +365,7 @@ def test_a_later_migration_may_change_what_the_views_read(
     assert all_views(own_database) == before
 
 
+@pytest.mark.drill
 def test_the_views_go_with_their_migration_and_the_next_migrate_makes_what_is_missing_or_was_changed(
     own_database: dict[str, str],
 ) -> None:
@@ -382,6 +384,7 @@ def test_the_views_go_with_their_migration_and_the_next_migrate_makes_what_is_mi
     assert all_views(own_database) == before
 
 
+@pytest.mark.drill
 def test_a_migration_that_fails_leaves_its_reason_and_the_next_migrate_makes_the_views(
     own_database: dict[str, str], next_release: dict[str, str], tmp_path: Path
 ) -> None:

@@ -253,6 +253,7 @@ def change(env: dict[str, str], sql: str) -> None:
         live.commit()
 
 
+@pytest.mark.drill
 def test_an_export_that_is_killed_or_finds_the_disk_full_leaves_the_file_as_it_was(service: dict[str, str]) -> None:
     file = Path(service["ANALYTICS_PATH"])
     before = file.read_bytes()
@@ -280,6 +281,7 @@ def test_an_export_that_is_killed_or_finds_the_disk_full_leaves_the_file_as_it_w
     assert sorted(path.name for path in file.parent.iterdir()) == [".analytics.db.lock", "analytics.db"]
 
 
+@pytest.mark.drill
 def test_it_shows_one_moment_and_holds_up_nobody_who_writes(service: dict[str, str]) -> None:
     with begin(service) as exporting:
         exporting.send_signal(signal.SIGSTOP)
@@ -344,6 +346,7 @@ def test_a_key_that_can_t_be_kept_and_a_database_without_views_are_told(
     assert export().exists()
 
 
+@pytest.mark.drill
 def test_production_refuses_a_key_that_can_be_guessed_and_a_path_that_is_the_database_s(tmp_path: Path) -> None:
     env = environment(tmp_path, "http://127.0.0.1:9", 9)
     for name, value, sentence in (

@@ -41,6 +41,8 @@ from tests.servers import (
     wait_until_it_answers,
 )
 
+pytestmark = pytest.mark.drill
+
 AS_THE_SUITE = "postgresql" if POSTGRESQL else "sqlite"
 SOON = 15.0  # seconds after a restart
 numbers = count(1)

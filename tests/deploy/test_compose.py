@@ -20,7 +20,7 @@ from tests.nginx import NGINX, needs_nginx, running_nginx
 from tests.servers import API_KEY, JWT_SECRET, free_port, python
 from tests.yral_chat.test_house import read_from_the_environment
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 ROOT: Path = configured.BASE_DIR
 ALONE, SCALED = ("deploy/compose.yaml",), ("deploy/compose.yaml", "deploy/compose.scale.yaml")

@@ -11,7 +11,7 @@ import pytest
 from django.conf import settings as configured
 from dotenv import dotenv_values
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 HERE = Path(__file__).parent
 AWKWARD = "a $HOME `date` \"quoted\" 'single' \\n # no comment, ${X} =="

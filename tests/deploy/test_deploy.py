@@ -13,7 +13,7 @@ from django.conf import settings as configured
 
 from tests.conftest import wait_until
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 STAND_IN = Path(__file__).with_name("stand_in.sh")
 WAYS = ["compose", "systemd"]

@@ -17,7 +17,7 @@ from django.conf import settings as configured
 from tests.fake_gemini import FakeGemini
 from tests.servers import API_KEY, JWT_SECRET, Server, free_port
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 UNIT = "yral-ai-chat@production"
 COLUMN = """

@@ -24,7 +24,7 @@ from tests.conftest import wait_until
 from tests.servers import API_KEY, JWT_SECRET, Server, free_port, wait_until_it_answers
 from yral_chat import __version__
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 ROOT: Path = configured.BASE_DIR
 DOCKERFILE = ROOT / "Dockerfile"

@@ -12,7 +12,7 @@ from django.conf import settings as configured
 
 from tests.conftest import wait_until
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 EXPORT, RECONNECT = "manage.py export_analytics", "deploy/metabase/dashboard.py --reconnect"
 PURGE = ["manage.py purge_media --delete", "manage.py clearsessions"]

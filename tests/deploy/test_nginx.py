@@ -31,7 +31,7 @@ from tests.nginx import DESK, HERE, HOST, NGINX, PROGRAM, Nginx, needs_nginx, re
 from tests.servers import CHATS, Got, Server, copied, environment, free_port, manage, python, running
 from yral_chat import proxies
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 APP = "https://app.example"
 STRANGER = "127.0.0.66"

@@ -13,7 +13,7 @@ from django.conf import settings as configured
 
 from tests.nginx import needs_nginx
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 ROOT: Path = configured.BASE_DIR
 NAME = "chat.example.com"

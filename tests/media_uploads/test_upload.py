@@ -432,6 +432,7 @@ def uploads(server: Server) -> int:
     return int(server.rows("SELECT COUNT(*) FROM media_uploads")[0][0])
 
 
+@pytest.mark.drill
 def test_a_real_server_keeps_an_upload_and_serves_it(server: Server) -> None:
     content = wav(2)
     got = post(server, form(content, "audio"))
@@ -567,6 +568,7 @@ def roomy(tmp_path: Path, migrated: bytes) -> Iterator[Server]:
 
 
 @needs_proc
+@pytest.mark.drill
 def test_an_upload_of_20_mb_costs_less_than_8_mb_of_memory(roomy: Server) -> None:
     body = form(wav(20 * MEGABYTE / 176_400 - 0.01, rate=44_100, channels=2), "audio")
     assert len(body) > 19.9 * MEGABYTE
@@ -582,6 +584,7 @@ def test_an_upload_of_20_mb_costs_less_than_8_mb_of_memory(roomy: Server) -> Non
 
 
 @needs_proc
+@pytest.mark.drill
 def test_fifty_uploads_at_once_do_not_multiply_it(roomy: Server) -> None:
     """Were they held in memory, they would take 250 MB; what grows are 50 threads with their buffers."""
     body = form(wav(5 * MEGABYTE / 176_400, rate=44_100, channels=2), "audio")

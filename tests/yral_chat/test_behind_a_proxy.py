@@ -21,7 +21,7 @@ from tests.servers import (
     running,
 )
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 PREFIX = "/staging"
 APP = "https://app.example"

@@ -38,6 +38,8 @@ from tests.servers import POSTGRESQL, environment, manage, on_postgresql, rows
 from yral_chat import replication
 from yral_chat.settings import database
 
+pytestmark = pytest.mark.drill
+
 ODD = "नमस्ते 👩🏽‍🚀 “quoted” 100% %s \\ \t\r\n 'it''s' שלום \u200d end "
 ODD_JSON = {
     "देवी": ["👍", None, True, False, "", {}, []],

@@ -17,6 +17,8 @@ from tests.yral_chat.test_commands import printed
 from tests.yral_chat.test_house import read_from_the_environment
 from yral_chat import dependencies, diagnosis
 
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
+
 
 def doctor(env: dict[str, str], *arguments: str) -> tuple[int, str]:
     """Its exit status and all that it said."""

@@ -38,7 +38,7 @@ from tests.servers import (
 )
 from yral_chat import gunicorn as servers_gunicorn
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 PIECES = [f"piece {number} " for number in range(1, 11)]
 STREAMED = "".join(PIECES).strip()

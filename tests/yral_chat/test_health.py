@@ -85,6 +85,7 @@ def file_of(server: Server) -> Path:
     return Path(server.database_url.removeprefix("sqlite:///"))
 
 
+@pytest.mark.drill
 @pytest.mark.own_database
 def test_a_damaged_file_is_seen_by_every_thread(on_sqlite: Server) -> None:
     file_of(on_sqlite).write_bytes(b"garbage" * 100_000)
@@ -96,6 +97,7 @@ def test_a_damaged_file_is_seen_by_every_thread(on_sqlite: Server) -> None:
     assert set(status.json()["statistics"].values()) == {0}
 
 
+@pytest.mark.drill
 @pytest.mark.own_database
 def test_a_deleted_file_is_seen_and_nothing_is_written_to_it_any_more(on_sqlite: Server) -> None:
     for name in ("", "-wal", "-shm"):
@@ -107,6 +109,7 @@ def test_a_deleted_file_is_seen_and_nothing_is_written_to_it_any_more(on_sqlite:
     assert health(on_sqlite) == (503, "down")
 
 
+@pytest.mark.drill
 @pytest.mark.own_database
 def test_a_file_that_was_put_in_its_place_is_used_at_once(on_sqlite: Server) -> None:
     file = file_of(on_sqlite)
@@ -121,6 +124,7 @@ def test_a_file_that_was_put_in_its_place_is_used_at_once(on_sqlite: Server) -> 
     assert len(on_sqlite.rows("SELECT id FROM conversations")) == 1, conversation
 
 
+@pytest.mark.drill
 @pytest.mark.own_database
 def test_the_look_leaves_the_wal_as_it_is(database: Path, tmp_path: Path) -> None:
     """Which with Litestream nobody else may move into the database."""

@@ -449,6 +449,7 @@ def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.drill
 def test_format_level_and_file_are_settings(tmp_path: Path) -> None:
     code = "logging.getLogger('a').info('one'); logging.getLogger('a').error('two ü')"
     path = tmp_path / "logs" / "chat.log"

@@ -276,6 +276,7 @@ def kill_workers(server: Server) -> None:
     wait_until_it_answers(server)
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_processes_are_counted_together_and_leave_no_folder(kind: str, serve: Any, tmp_path: Path) -> None:
     server = serve(kind, WEB_CONCURRENCY="3")
@@ -289,6 +290,7 @@ def test_processes_are_counted_together_and_leave_no_folder(kind: str, serve: An
         assert not list(tmp_path.glob(f"{metric_files.PREFIX}*"))
 
 
+@pytest.mark.drill
 def test_what_a_dead_process_counted_stays_and_its_gauges_go(serve: Any, tmp_path: Path) -> None:
     server = serve("gunicorn", WEB_CONCURRENCY="2")
     list_often(server, 20)
@@ -303,6 +305,7 @@ def test_what_a_dead_process_counted_stays_and_its_gauges_go(serve: Any, tmp_pat
     assert value(metrics_of(server), "yral_chat_turns_running") == 0
 
 
+@pytest.mark.drill
 def test_a_start_removes_what_killed_services_left_and_nothing_of_those_that_run(serve: Any, tmp_path: Path) -> None:
     """Also of one whose processes it can't see, as in another container."""
     dead, unseen = (tmp_path / f"{metric_files.PREFIX}{os.getuid()}-9999999{number}-1" for number in (1, 2))
@@ -319,6 +322,7 @@ def test_a_start_removes_what_killed_services_left_and_nothing_of_those_that_run
     assert listed(first) >= 3
 
 
+@pytest.mark.drill
 def test_a_reload_keeps_what_was_counted(serve: Any, tmp_path: Path) -> None:
     server = serve("gunicorn", WEB_CONCURRENCY="1")
     list_often(server, 10)
@@ -333,6 +337,7 @@ def test_a_reload_keeps_what_was_counted(serve: Any, tmp_path: Path) -> None:
 # Whatever becomes of the files, requests are answered
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_processes_count_on_when_somebody_removes_the_folder(kind: str, serve: Any, tmp_path: Path) -> None:
     server = serve(kind, WEB_CONCURRENCY="2")
@@ -350,6 +355,7 @@ def test_processes_count_on_when_somebody_removes_the_folder(kind: str, serve: A
     wait_until(lambda: listed(server) >= 10, "it doesn't count any more", 10)
 
 
+@pytest.mark.drill
 def test_files_have_their_room_on_the_disk_before_they_are_written(serve: Any, tmp_path: Path) -> None:
     server = serve("gunicorn")
     folder = folder_of(server, tmp_path)
@@ -383,6 +389,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.drill
 def test_a_full_disk_stops_no_request(serve: Any, small_disk: Path) -> None:
     server = serve("gunicorn", WEB_CONCURRENCY="1", RATE_LIMIT_DATABASE=f"{small_disk}/rate_limits.db")
     list_often(server, 10)
@@ -404,6 +411,7 @@ def test_a_full_disk_stops_no_request(serve: Any, small_disk: Path) -> None:
     assert "Metrics are in their files again" in server.log
 
 
+@pytest.mark.drill
 def test_a_folder_that_may_not_be_written_is_replaced_by_the_temporary_one(serve: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     server = serve("gunicorn", RATE_LIMIT_DATABASE=f"{tmp_path}/file/rate_limits.db")
@@ -413,6 +421,7 @@ def test_a_folder_that_may_not_be_written_is_replaced_by_the_temporary_one(serve
     assert folder_of(server, tmp_path)
 
 
+@pytest.mark.drill
 def test_nobody_waits_for_a_process_that_stopped_while_it_read(serve: Any, tmp_path: Path) -> None:
     server = serve("gunicorn", WEB_CONCURRENCY="2")
     list_often(server, 10)
@@ -427,12 +436,14 @@ def test_nobody_waits_for_a_process_that_stopped_while_it_read(serve: Any, tmp_p
         assert server.process.wait(15) == 0
 
 
+@pytest.mark.drill
 def test_commands_make_no_folder(database: Path, tmp_path: Path) -> None:
     manage(environment(database, "http://127.0.0.1:9", 9, RATE_LIMIT_DATABASE=f"{tmp_path}/x.db"), "check")
 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.drill
 def test_the_measure_of_what_it_costs_runs_as_documented() -> None:
     run = python({"PATH": os.environ["PATH"]}, "-m", "tests.request_cost", "--rounds", "2", "--requests", "5")
 
@@ -470,6 +481,7 @@ def exposed() -> set[str]:
     return names
 
 
+@pytest.mark.drill
 @pytest.mark.django_db
 def test_every_metric_of_the_alerts_and_the_dashboard_exists() -> None:
     alerts = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
@@ -513,6 +525,7 @@ def test_promtool_accepts_the_alerts() -> None:
     promtool("check", "rules", DEPLOY / "prometheus/alerts.yml")
 
 
+@pytest.mark.drill
 def test_alerts_fire_when_they_should() -> None:
     promtool("test", "rules", DEPLOY / "prometheus/alerts_test.yml")
 

@@ -30,7 +30,7 @@ from tests.stalling_proxy import StallingProxy
 from yral_chat import dependencies, replication
 from yral_chat.entrypoint import Replicator
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 LOST_AT_MOST = 2.0  # seconds before a kill: what was acknowledged earlier is there again
 OUTAGE = float(os.environ.get("TEST_OUTAGE_SECONDS", "3"))

@@ -28,7 +28,7 @@ from tests.servers import (
     running,
 )
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 SAID = "What I say is nobody's business, 4711."
 

@@ -40,7 +40,7 @@ from tests.servers import (
     wait_until_it_answers,
 )
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tests import servers
 from yral_chat.checks import check_settings
 from yral_chat.secret_keys import is_weak, kept
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.drill]
 
 # Recognisable, so that a message that shows one is found out.
 SECRET = "Qx7-canary-secret-canary-secret-canary-42"

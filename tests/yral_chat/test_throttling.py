@@ -438,6 +438,7 @@ with ThreadPoolExecutor(threads) as pool:
 """
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize(("threads", "each"), [(8, 200), (256, 6)])
 @pytest.mark.parametrize("place", ["file", "redis"])
 def test_three_processes_of_many_threads_pass_exactly_as_many_as_may(
@@ -464,6 +465,7 @@ def test_three_processes_of_many_threads_pass_exactly_as_many_as_may(
     assert min(passed) > 0
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("place", ["file", "redis"])
 def test_gunicorn_s_processes_count_together(
     place: str, request: pytest.FixtureRequest, tmp_path: Path, gemini: FakeGemini
@@ -566,6 +568,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "yral_chat.counters"]
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("trouble", ["a folder", "no SQLite file", "its folder is a file"])
 def test_a_file_that_cannot_be_used_lets_requests_pass_and_is_told_of_once_and_when_it_is_well(
     trouble: str, alice: Api, settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -731,6 +734,7 @@ def test_counting_takes_less_than_a_tenth_of_a_millisecond(settings: Any, tmp_pa
     counters.close()
 
 
+@pytest.mark.drill
 def test_each_process_has_a_connection_of_its_own(settings: Any, tmp_path: Path) -> None:
     """A server that forks after it counted."""
     settings.RATE_LIMIT_DATABASE = tmp_path / "rate_limits.db"
