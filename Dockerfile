@@ -40,6 +40,7 @@ EXPOSE 8000
 VOLUME ["/app/data", "/app/uploads", "/app/logs"]
 # Answers and streams under way may finish: see GRACEFUL_TIMEOUT.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
+# The first start of a new machine may restore the database, and who waits for this one mustn't give up meanwhile.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=10m --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"PORT\") or 8000}/health', timeout=4)"]
 ENTRYPOINT ["/app/deploy/entrypoint.sh"]

@@ -11,7 +11,8 @@
 #   JWT_SECRET_KEY …   any setting of .env.example; without any, the server's settings.env stays as it is
 #
 # Secrets travel through standard input: they are in no command line, and in no file of this machine that stays.
-# It ends as deploy.sh does there: 0 is well, 1 taken back, 2 nothing that is well runs.
+# It ends as deploy.sh does there: 0 is well, 1 taken back, 2 nothing that is well runs, 3 something beside it doesn't
+# start, 75 another deployment is under way.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,6 +39,9 @@ umask 077
 printf '%s\n' "$SSH_PRIVATE_KEY" >"$folder/key"
 printf '%s\n' "$SSH_KNOWN_HOSTS" >"$folder/known_hosts"
 python3 deploy/settings_file.py >"$folder/settings.env"
+if [ "$DEPLOY" = compose ] && [ -s "$folder/settings.env" ] && ! grep -q '^SERVER_NAME=' "$folder/settings.env"; then
+  stop "SERVER_NAME isn't among the settings, which replace those of the server: nginx would answer to localhost alone."
+fi
 
 remote() { # with what comes on standard input
   ssh -i "$folder/key" -p "$port" -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes \
@@ -56,6 +60,8 @@ if [ -s "$folder/settings.env" ]; then
 fi
 code=0
 remote "$root/releases/$name/deploy/deploy.sh $DEPLOY" </dev/null || code=$?
+# Nobody took the settings: they mustn't wait there for whatever is deployed next.
+[ "$code" != 75 ] || remote "rm -f $root/settings.env.new" </dev/null
 [ "$code" = 0 ] || { echo "The deployment to $instance ended with $code." >&2; exit "$code"; }
 
 if [ -n "$public" ]; then

@@ -14,7 +14,8 @@
 # the data as they are. It can be run again at any time; two at once are refused.
 #
 # Ends with 0: the release runs and is well. 1: it doesn't; the version before does, or nothing was changed.
-# 2: nothing that is well runs: look at it now. 64: called wrongly. 75: another deployment is under way.
+# 2: nothing that is well runs: look at it now. 3: it runs and is well, but what belongs to it doesn't start: the jobs, nginx.
+# 64: called wrongly. 75: another deployment is under way.
 #
 # New settings come with a release as ROOT/settings.env.new: they are taken with it, and taken back with it.
 # It asks at 127.0.0.1 and PORT: with systemd that of the settings (8000), with Docker 8000 and for staging 8001.
@@ -87,19 +88,21 @@ compose_build() {
   quietly compose "$release" build "$service" || return
   # The folders are the service's before anything of it runs in them.
   quietly compose "$release" run --rm -T folders || return
-  ! nginx_changed || quietly compose "$release" run --rm --no-deps -T nginx-once nginx -t
+  # Also with files that are as before: its settings may have changed.
+  ! compose_has_nginx || quietly compose "$release" run --rm --no-deps -T nginx-once nginx -t
 }
 # Production's release looks after nginx, where it runs: it has one configuration for both.
 compose_has_nginx() { [ "$instance" = production ] && [ -n "$(compose "$release" ps --quiet --status running nginx 2>>"$log")" ]; }
-nginx_changed() { "${with}_has_nginx" && [ -n "$before" ] && ! diff -rq "$before/deploy/nginx" "$release/deploy/nginx" >>"$log" 2>&1; }
+changed() { [ -n "$before" ] && ! diff -rq "$before/deploy/$1" "$release/deploy/$1" >>"$log" 2>&1; }
 # Beside the service: the jobs by this release's code. nginx is known by the link, which stays when releases go: it is
 # made anew only when its settings or its files have changed.
 compose_beside() {
-  local again=()
-  quietly compose "$release" up --detach --no-build --no-deps --force-recreate "$jobs" || say "Beware: $jobs doesn't start."
+  local up=(up --detach --no-build --no-deps) again=()
+  # Not --wait: Compose takes it for a fault that the jobs have no health check.
+  quietly compose "$release" "${up[@]}" --force-recreate "$jobs" || amiss+=("$jobs")
   compose_has_nginx || return 0
-  ! nginx_changed || again=(--force-recreate)
-  quietly compose "$root/current" up --detach --no-build --no-deps "${again[@]}" nginx || say "Beware: nginx doesn't start."
+  ! changed nginx || again=(--force-recreate)
+  quietly compose "$root/current" "${up[@]}" --wait --wait-timeout "${PATIENCE:-120}" "${again[@]}" nginx || amiss+=(nginx)
 }
 compose_migrate() { quietly compose "$release" run --rm --no-deps -T "$service-once" migrate --noinput; }
 compose_stop() { quietly compose "$release" stop "$service"; }
@@ -129,8 +132,10 @@ systemd_migrate() {
 systemd_stop() { quietly as_root systemctl stop "$unit"; }
 systemd_start() { quietly as_root systemctl start "$unit"; }
 systemd_start_before() { systemd_start; }
-systemd_has_nginx() { [ "$instance" = production ]; }
-systemd_beside() { ! nginx_changed || say "deploy/nginx has changed: run setup_nginx.sh of this release as root, as you did at first."; }
+systemd_beside() { # what is root's
+  ! changed systemd || say "deploy/systemd has changed: as root copy it to /etc/systemd/system and run systemctl daemon-reload, as you did at first."
+  [ "$instance" != production ] || ! changed nginx || say "deploy/nginx has changed: run setup_nginx.sh of this release as root, as you did at first."
+}
 systemd_evidence() { quietly as_root journalctl --no-pager --lines 30 --unit "$unit" || true; }
 
 compose_port() { echo "$port"; }
@@ -227,7 +232,12 @@ point current "$release" || take_back "ROOT/current can't be changed."
 is_well || take_back "$name doesn't become well in ${PATIENCE:-120} s."
 switched=
 rm -f "$root/settings.env.before"
+amiss=() # what doesn't start beside it
 "${with}_beside"
 [ -z "$before" ] || [ "$before" = "$release" ] || point previous "$before"
 remove_old_releases
+if [ ${#amiss[@]} -gt 0 ]; then
+  show_log
+  finish 3 "DEPLOYED, BUT: $(version) runs and is well; this doesn't start: ${amiss[*]}. The log is $log"
+fi
 finish 0 "DEPLOYED: $(version) runs and is well."

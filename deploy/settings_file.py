@@ -22,10 +22,12 @@ def names() -> list[str]:
 
 
 def line(name: str, value: str) -> str:
-    """Understood by the service and by Docker Compose, whatever is in the value: also $, quotes and line ends."""
-    if "\0" in value or value.endswith("\\"):
-        raise SystemExit(f"NOT DEPLOYED: {name} holds a zero byte, or ends with a backslash.")
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    """Understood alike by the service and by Docker Compose: also $, quotes, line ends and single backslashes. Of two
+    backslashes, and of one before a quote, Compose makes something else than we do."""
+    if "\0" in value or value.endswith("\\") or "\\\\" in value or "\\'" in value:
+        wrong = "a zero byte, two backslashes in a row, or one before a single quote or at its end"
+        raise SystemExit(f"NOT DEPLOYED: {name} holds {wrong}.")
+    escaped = value.replace("'", "\\'")
     return f"{name}='{escaped}'\n"
 
 

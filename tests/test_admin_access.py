@@ -204,6 +204,12 @@ def test_from_elsewhere_there_is_no_admin(
     assert getattr(client, method)(path, REMOTE_ADDR=OFFICE).status_code != 404
 
 
+@pytest.mark.parametrize("path", ["/admin/../x", "/admin/..", "/admin/./x", "/admin/login/../../x", "/admin/%2e%2e/x"])
+def test_what_a_proxy_takes_for_another_address_is_not_the_admin(path: str) -> None:
+    """nginx would hand it on to the whole internet."""
+    assert Client().get(path).status_code == 404
+
+
 def test_a_bad_host_does_not_tell_either(settings: Any) -> None:
     settings.ADMIN_ALLOWED_NETWORKS, settings.ALLOWED_HOSTS = ["198.51.100.0/24"], ["chat.example"]
 

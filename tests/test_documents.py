@@ -140,7 +140,7 @@ def test_only_these_blocks_are_not_run() -> None:
     assert len(idle) == NOT_RUN, idle
 
 
-NOT_RUN = 8
+NOT_RUN = 9
 
 
 # What the documents name exists

@@ -28,3 +28,11 @@ def test_every_code_reason_and_limit_is_explained() -> None:
     assert codes == set(CODES) == set(MESSAGES) | set(CODES)
     for value in (*REASONS, *LIMITS):
         assert f"`{value}`" in PAGE
+
+
+def test_what_nginx_says_itself_is_there_too() -> None:
+    template = (ROOT / "deploy/nginx/templates/yral_chat.conf.template").read_text().replace("\\'", "'")
+    said = re.findall(r"^    on(\d{3}) '\{\"error\":\"(\w+)\",\"message\":\"(.*?)\",", template, re.MULTILINE)
+    assert rows("From the proxy") == [f"| {status} | `{code}` | {message} |" for status, code, message in said]
+    assert {code for _, code, _ in said} - set(CODES) == {"service_unavailable"}
+    assert "`address_second`" in PAGE

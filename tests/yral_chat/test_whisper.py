@@ -251,7 +251,7 @@ def test_it_gives_up_after_a_few_attempts(
     whisper.default = fails(status)
 
     with pytest.raises(ModelUnavailable, match=str(status)):
-        transcribe(client, voice_note, seconds=4)
+        transcribe(client, voice_note, seconds=2.5)
     assert 1 < len(whisper.requests) <= ATTEMPTS
 
 
