@@ -29,7 +29,7 @@ SENTENCES = {
     "same body again.",
 }
 REASONS = ["idempotency_mismatch", "turn_in_progress", "stopped", "not_the_last_message", "away"]
-LIMITS = ["minute", "hour", "model_minute", "upload_minute"]
+LIMITS = ["minute", "hour", "model_minute", "upload_minute", "address_second"]  # the last is nginx's
 
 
 class Object(serializers.Serializer[Any]):  # an answer that no model stands behind; a docstring would be published

@@ -70,7 +70,7 @@ $("get-token")?.addEventListener("submit", async (event) => {
   try {
     const answer = await fetch(known.tokens.url, { method: "POST", headers, body: new URLSearchParams({ user: $("name").value }) });
     if (answer.ok) logIn((await answer.json()).token);
-    else showProblem($("login-problem"), { code: "no_token", status: answer.status, message: answer.status === 403 ? "This page is too old. Load it again." : await answer.text() });
+    else showProblem($("login-problem"), { code: "no_token", status: answer.status, message: answer.status === 403 ? "This page is too old. Load it again." : (await answer.json()).message });
   } catch {
     showProblem($("login-problem"), { code: "unreachable", message: "The service can't be reached." });
   }
