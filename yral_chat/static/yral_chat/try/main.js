@@ -149,7 +149,7 @@ async function open(one) {
     else $("chat-title").focus(); // a phone's keyboard would hide what was said
   } catch (problem) {
     if (problem.status === 401) logOut(problem);
-    else showProblem($("problem"), problem);
+    else if (persona === one) showProblem($("problem"), problem);
   }
 }
 
@@ -182,12 +182,12 @@ function showSuggestions(suggestions) {
 
 let isBusy = false;
 
-function showBusy(busy) {
+function showBusy(busy, { stops = false, drops = false } = {}) {
   const hadFocus = document.activeElement === $("stop") || document.activeElement === $("drop-line");
   isBusy = busy;
   $("send").hidden = busy;
-  $("stop").hidden = !busy;
-  $("drop-line").hidden = !busy || !known.scenes || !$("streaming").checked;
+  $("stop").hidden = !stops;
+  $("drop-line").hidden = !drops || !$("scene");
   if (!busy && hadFocus) $("message").focus();
 }
 
@@ -202,7 +202,7 @@ function written() {
 
 function send() {
   const body = written();
-  if (!body || isBusy) return;
+  if (!body || isBusy || attachments.isUploading) return;
   const { previews } = attachments;
   $("message").value = "";
   attachments.clear();
