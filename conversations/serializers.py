@@ -75,8 +75,8 @@ class MediaListField(serializers.ListField):
         items = [data] if isinstance(data, str) else data
         if isinstance(items, list) and not all(isinstance(item, str) for item in items):
             self.fail("not_a_list")
-        if isinstance(items, list) and len(items) > self.max_length:  # before each of thousands is judged
-            self.fail("max_length", max_length=self.max_length)
+        if isinstance(items, list) and len(items) > MOST_MEDIA:  # before each of thousands is judged
+            self.fail("max_length", max_length=MOST_MEDIA)
         return super().to_internal_value(items)
 
 

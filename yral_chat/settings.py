@@ -745,6 +745,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,  # it would list "audio: Audio"
     "ENUM_NAME_OVERRIDES": {
         "InfluencerStatus": "personas.serializers.SHOWN_STATUSES",
         "MessageRole": "conversations.models.Message.Role",
