@@ -340,6 +340,7 @@ def test_every_scene_of_the_simulator_is_played_and_its_end_is_told(visit: Visit
         problem = page.locator("#problem")
         if code:
             expect(problem.locator("code")).to_have_text(code)
+            expect(page.locator(".another")).to_have_count(int(code == "BLOCKED_CONTENT"))
         else:
             expect(problem).to_be_empty()
             expect(messages(page).last.locator(".another")).to_be_visible()
@@ -595,6 +596,7 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
     expect(exchanges(page, "/regenerate")).to_have_count(1)
     answered(page)
     expect(exchanges(page, "/regenerate").locator("b")).to_have_text("200")
+    expect(page.get_by_role("button", name="Another answer")).to_be_focused()
 
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"

@@ -74,6 +74,7 @@ export class Chat {
   async #run(start, { mine, draft, drops }) {
     const line = (this.#line = new Line());
     const answer = this.#emptyAnswer();
+    this.#withdrawAnother();
     clearProblem(this.page.problem);
     this.#busy(true, { drops });
     try {
@@ -141,6 +142,7 @@ export class Chat {
       mine?.remove();
       forget(this.id);
       this.onRefused(draft);
+      this.#offerAnother();
     } else if (mine) note(mine, "not answered");
     const again = draft && !REFUSED.includes(problem.code) ? () => this.#ask({ ...draft, scene: this.options.scene() }, mine) : null;
     showProblem(this.page.problem, problem, again);
@@ -165,6 +167,7 @@ export class Chat {
     const line = (this.#line = new Line());
     this.#question = question;
     clearProblem(this.page.problem);
+    this.#withdrawAnother();
     this.#busy(true);
     note(old, "Another answer is being written …");
     try {
@@ -186,6 +189,7 @@ export class Chat {
     this.#offerAnother();
     this.#busy(false);
     this.#toTheEnd();
+    if (document.activeElement === document.body) this.page.messages.querySelector(".another")?.focus(); // the button pressed is gone
   }
 
   /** The page before; what is in view stays where it is. Offsets count from the newest message. */
@@ -258,11 +262,15 @@ export class Chat {
 
   /** Only the last answer can be replaced. */
   #offerAnother() {
-    this.page.messages.querySelectorAll(".another").forEach((old) => old.remove());
+    this.#withdrawAnother();
     const [question, answer] = [...this.page.messages.children].slice(-2);
     if (question?.message?.role !== "user" || answer?.message?.role !== "assistant") return;
     const again = () => this.regenerate(question.message.id, answer);
     answer.append(make("button", { type: "button", class: "another", onclick: again }, "Another answer"));
+  }
+
+  #withdrawAnother() {
+    this.page.messages.querySelectorAll(".another").forEach((old) => old.remove());
   }
 
   #offerOlder() {
