@@ -260,6 +260,45 @@ def test_an_answer_comes_whole_though_the_network_was_gone(visit: Visit, chats: 
     assert said(page)[-1] == stored(chats, "basement")[-1]["content"]
 
 
+def test_a_service_that_does_not_answer_is_given_up_and_the_message_sent_again(visit: Visit, chats: Server) -> None:
+    page, held = visit("patient"), list[Route]()
+    pick(page)
+    page.clock.install()
+    page.route("**/messages/stream", lambda route: held.append(route), times=1)
+    say(page, "Hello?")
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_hidden()
+
+    page.clock.fast_forward("00:31")
+
+    expect(page.locator("#problem code")).to_have_text("unreachable")
+    expect(exchanges(page, "/messages/stream").locator("b")).to_have_text("lost")
+    page.get_by_role("button", name="Send again").click()
+    expect(messages(page).last).to_contain_text("tokens")
+    assert said(page) == [one["content"] for one in stored(chats, "patient")]
+
+
+SILENT = """(path) => {
+  const begun = new TextEncoder().encode("event: token\\ndata: {}\\n\\n");
+  const answer = new Response(new ReadableStream({start: (one) => one.enqueue(begun)}));
+  window.found = [];
+  window.ended = (async () => {
+    for await (const { event } of (await import(path)).eventsOf(answer)) window.found.push(event);
+  })().catch((error) => window.found.push(error.message));
+}"""
+
+
+def test_a_line_on_which_nothing_comes_is_given_up(visit: Visit) -> None:
+    page = visit("")
+    page.clock.install()
+    page.evaluate(SILENT, f"{PREFIX}/static/yral_chat/try/events.js")
+    page.wait_for_function("window.found.length")
+
+    page.clock.fast_forward("00:31")
+
+    page.evaluate("window.ended")
+    assert page.evaluate("window.found") == ["token", "Nothing came for too long."]
+
+
 def test_a_page_that_is_loaded_again_joins_the_answer_under_way(visit: Visit, chats: Server) -> None:
     page = visit("reloader")
     pick(page)
