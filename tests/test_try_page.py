@@ -128,7 +128,6 @@ def test_nothing_of_it_is_kept_by_browsers_and_nothing_comes_from_elsewhere() ->
     [
         {},
         {"AWS_REGION": "ap-south-1"},
-        {"AWS_REGION": "ap-south-1", "S3_ADDRESSING_STYLE": "path"},
         {"S3_ENDPOINT_URL": "http://minio.example:9000", "S3_ADDRESSING_STYLE": "virtual"},
     ],
 )
