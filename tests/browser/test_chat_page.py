@@ -518,10 +518,16 @@ def test_a_file_that_is_no_picture_is_refused_and_said_why(visit: Visit) -> None
 def test_a_voice_note_is_recorded_and_heard(visit: Visit, chats: Server) -> None:
     page = visit("speaker")
     pick(page)
-    page.get_by_role("button", name="Voice", exact=True).click()
+    voice = page.get_by_role("button", name="Voice", exact=True)
+    voice.click()
+    expect(page.get_by_role("button", name="Stop recording (0 s)")).to_be_visible()
+    pick(page)
+    expect(voice).to_have_attribute("aria-pressed", "false")
+    voice.click()
     expect(page.get_by_role("button", name="Stop recording (1 s)")).to_be_visible()
     page.get_by_role("button", name="Stop recording").click()
     expect(page.locator("#attaching")).to_contain_text("A voice note of")
+    expect(page.locator("#attachments li")).to_have_count(1)
     measured = float(page.locator("#attaching").inner_text().split()[4])
     screenshot(page, "try-voice", whole=False)
 

@@ -137,7 +137,7 @@ function avatar({ avatar_url: url, display_name: name }) {
 
 async function open(one) {
   persona = one;
-  attachments.clear();
+  nothingIsAttached();
   for (const pick of document.querySelectorAll(".persona")) pick.setAttribute("aria-current", pick.dataset.id === one.id);
   $("chat-title").textContent = one.display_name;
   $("chat-about").textContent = one.description;
@@ -153,9 +153,15 @@ async function open(one) {
   }
 }
 
+function nothingIsAttached() {
+  recorder.drop();
+  showRecording(false);
+  attachments.clear();
+}
+
 function nobodyIsPicked() {
   persona = null;
-  attachments.clear();
+  nothingIsAttached();
   $("chat-title").textContent = "No persona is picked";
   $("chat-about").textContent = "Pick one to begin.";
   $("composer").hidden = $("delete").hidden = true;
@@ -260,7 +266,7 @@ $("record").onclick = async () => {
   } catch {
     return showProblem($("problem"), { code: "no_microphone", message: "The microphone can't be used. Allow it in the browser, or plug one in." });
   }
-  $("record").setAttribute("aria-pressed", "true");
+  showRecording(true);
   speaker.say("Recording.");
   tick();
 };
@@ -271,9 +277,13 @@ function tick() {
   setTimeout(tick, 250);
 }
 
+function showRecording(isOn) {
+  $("record").setAttribute("aria-pressed", isOn);
+  if (!isOn) $("record").textContent = "Voice";
+}
+
 function recorded(file) {
-  $("record").setAttribute("aria-pressed", "false");
-  $("record").textContent = "Voice";
+  showRecording(false);
   attachments.add([file], "audio");
 }
 
