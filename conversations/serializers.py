@@ -63,7 +63,7 @@ class TextField(serializers.CharField):
 
 
 class MediaListField(serializers.ListField):
-    """Up to ten; a bare string counts as a list of one."""
+    """A bare string counts as a list of one."""
 
     child = serializers.CharField(max_length=2048)
     default_error_messages = {
@@ -83,7 +83,7 @@ class MediaListField(serializers.ListField):
 class SendMessageSerializer(serializers.Serializer[Any]):
     message_type = MessageTypeField(choices=Message.Type.choices)
     content = serializers.CharField(required=False, allow_null=True, allow_blank=True, max_length=4000)
-    media_urls = MediaListField(required=False, allow_null=True)
+    media_urls = MediaListField(required=False, allow_null=True, max_length=MOST_MEDIA)
     audio_url = TextField(required=False, allow_null=True, allow_blank=True, max_length=2048)
     audio_duration_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=300)
     client_message_id = serializers.CharField(

@@ -59,10 +59,11 @@ SCENE = OpenApiParameter(
     description="The failure simulator of development and staging, refused in production: no model is asked, and\n"
     + "\n".join(f"- `{name}`: {says}" for name, says in ai.scenes().items()),
 )
-SENDING = (
+STREAMING = (
     *(*BODY, "not_yours", "not_your_upload", "no_conversation", "no_influencer", "idempotency_mismatch"),
-    *("turn_in_progress", "stopped", "no_content", "unknown_message_type", "unknown_scene", "model_down"),
+    *("turn_in_progress", "no_content", "unknown_message_type", "unknown_scene"),
 )
+SENDING = (*STREAMING, "stopped", "model_down")  # which in a stream are events
 STREAM = (
     "Server-sent events: `token` with `text` for each piece of the answer, then one `done` (`user_message`, "
     "`assistant_message`, `provider`, `model`, `tokens`, `blocked`, `away`, and `stopped` where it was) or one `error` "
@@ -200,7 +201,7 @@ class MessageViewSet(GenericViewSet[Conversation]):
         description=STREAM,
         parameters=[ID("conversation_id"), IDEMPOTENCY_KEY, SCENE],
         request=SendMessageSerializer,
-        responses={(200, "text/event-stream"): EVENTS, **errors(*SENDING)},
+        responses={(200, "text/event-stream"): EVENTS, **errors(*STREAMING)},
     )
     def stream(self, request: Request, conversation_id: str) -> StreamingHttpResponse:
         draft = self._draft(request)

@@ -20,6 +20,7 @@ if git rev-parse --quiet --verify "refs/tags/v$version" >/dev/null; then refuse 
 
 sed -i "0,/^## .*unreleased$/s//## $version – $(date -u +%F)/" CHANGELOG.md
 make --no-print-directory schema
+cp docs/api/openapi.json docs/api/released.json # what clients rely on from now on
 git add CHANGELOG.md docs/api
 git commit --quiet --message "Release $version"
 git tag --annotate "v$version" --message "Release $version"

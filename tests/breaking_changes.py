@@ -6,6 +6,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 LIMITS = {"maxLength": 1, "maximum": 1, "maxItems": 1, "minLength": -1, "minimum": -1, "minItems": -1}
+HOLDS = {"number": {"number", "integer"}}
 
 
 def broken(old: Schema, new: Schema) -> list[str]:
@@ -40,7 +41,7 @@ class Pair:
 
 
 def _followed(schema: Schema, document: Schema) -> Schema:
-    """With what `$ref` and `allOf` add to it."""
+    """With what `$ref` and `allOf` add to it; what holds under a condition is under `needs`."""
     parts = [*schema.get("allOf", ()), schema]
     if "$ref" in schema:
         place: Any = document
@@ -51,6 +52,9 @@ def _followed(schema: Schema, document: Schema) -> Schema:
         return schema
     whole: Schema = {}
     for part in parts:
+        if "if" in part:
+            whole["needs"] = [*whole.get("needs", ()), part]
+            continue
         added = part if part is schema else _followed(part, document)
         whole |= {name: value for name, value in added.items() if name not in ("$ref", "allOf")}
     return whole
@@ -59,20 +63,39 @@ def _followed(schema: Schema, document: Schema) -> Schema:
 def _operation(old: Schema, new: Schema, pair: Pair) -> Iterator[str]:
     if new.get("security") and not old.get("security"):
         yield "needs a token now"
+    if new["operationId"] != old["operationId"]:
+        yield f"is called {new['operationId']} now"
     yield from _parameters(old.get("parameters", []), new.get("parameters", []), pair)
     yield from _body(old.get("requestBody"), new.get("requestBody"), pair)
     for status, response in old["responses"].items():
-        if status >= "300":  # of errors all have one shape, and new reasons for them are no break
-            continue
-        if status not in new["responses"]:
+        if status in new["responses"]:
+            yield from _response(status, response, new["responses"][status], pair)
+        else:
             yield f"doesn't answer {status} any more"
+
+
+def _response(status: str, old: Schema, new: Schema, pair: Pair) -> Iterator[str]:
+    for name in old.get("headers", {}).keys() - new.get("headers", {}).keys():
+        yield f"{status} has no header {name} any more"
+    for kind, content in old.get("content", {}).items():
+        now = new.get("content", {}).get(kind)
+        if now is None:
+            yield f"{status} isn't {kind} any more"
             continue
-        for kind, content in response.get("content", {}).items():
-            now = new["responses"][status].get("content", {}).get(kind)
-            if now is None:
-                yield f"{status} isn't {kind} any more"
-            else:
-                yield from _schema(content.get("schema", {}), now.get("schema", {}), pair, "answer", sent=False)
+        of = "answer" if status < "300" else "error"
+        yield from _schema(content.get("schema", {}), now.get("schema", {}), pair, of, sent=False)
+        if kind == "text/event-stream":
+            yield from _events(pair)
+
+
+def _events(pair: Pair) -> Iterator[str]:
+    """What a stream holds: no operation refers to it, for OpenAPI has no way to say so."""
+    before, now = (document["components"]["schemas"] for document in (pair.old, pair.new))
+    for name in (name for name in before if name.endswith("Event")):
+        if name in now:
+            yield from _schema(before[name], now[name], pair, name, sent=False)
+        else:
+            yield f"{name} is gone"
 
 
 def _parameters(old: list[Schema], new: list[Schema], pair: Pair) -> Iterator[str]:
@@ -102,12 +125,13 @@ def _schema(old: Schema, new: Schema, pair: Pair, where: str, *, sent: bool) -> 
     both = pair.resolved(old, new, sent)
     if both is None:
         return
-    old, new = both
-    yield from _kinds(old, new, pair, where, sent=sent)
-    yield from _limits(old, new, where, sent=sent)
-    yield from _properties(old, new, pair, where, sent=sent)
-    if "items" in old and "items" in new:
-        yield from _schema(old["items"], new["items"], pair, f"{where}[]", sent=sent)
+    yield from _kinds(*both, pair, where, sent=sent)
+    for before, now in _same_kinds(*both, pair):
+        yield from _values(before, now, where, sent=sent)
+        yield from _limits(before, now, where, sent=sent)
+        yield from _properties(before, now, pair, where, sent=sent)
+        if "items" in before and "items" in now:
+            yield from _schema(before["items"], now["items"], pair, f"{where}[]", sent=sent)
 
 
 def _kinds(old: Schema, new: Schema, pair: Pair, where: str, *, sent: bool) -> Iterator[str]:
@@ -115,37 +139,65 @@ def _kinds(old: Schema, new: Schema, pair: Pair, where: str, *, sent: bool) -> I
     wider = now if sent else before  # or should be
     for kind in () if "anything" in wider else (before - now) if sent else (now - before):
         yield f"{where} can't be {kind} any more" if sent else f"{where} can be {kind} now"
-    values, values_now = old.get("enum"), new.get("enum")
-    for value in set(values or ()) - set(values_now or values or ()) if sent else set():
-        yield f"{where} can't be {value!r} any more"
-    if sent and values is None and values_now is not None:
-        yield f"{where} takes certain values only now"
-    for value in set() if sent or values is None else set(values_now or ["anything"]) - set(values):
-        yield f"{where} can be {value!r} now"
 
 
 def _types(schema: Schema, document: Schema) -> set[str]:
-    schema = _followed(schema, document)
-    ways = schema.get("oneOf") or schema.get("anyOf")
-    if ways:
+    ways = _ways(schema, document)
+    if ways != [schema]:
         return set().union(*(_types(way, document) for way in ways))
     kinds = schema.get("type", "anything")
-    return {"number" if kind == "integer" else kind for kind in ([kinds] if isinstance(kinds, str) else kinds)}
+    return set().union(*(HOLDS.get(kind, {kind}) for kind in ([kinds] if isinstance(kinds, str) else kinds)))
+
+
+def _ways(schema: Schema, document: Schema) -> list[Schema]:
+    ways = schema.get("oneOf") or schema.get("anyOf")
+    return [_followed(way, document) for way in ways] if ways else [schema]
+
+
+def _same_kinds(old: Schema, new: Schema, pair: Pair) -> Iterator[tuple[Schema, Schema]]:
+    """Each of what it may be, with what that is now: the object that may be null with the object, say."""
+    for before in _ways(old, pair.old):
+        kinds = _types(before, pair.old)
+        for now in _ways(new, pair.new):
+            if kinds & _types(now, pair.new) - {"null"}:
+                yield before, now
+                break
+
+
+def _values(old: Schema, new: Schema, where: str, *, sent: bool) -> Iterator[str]:
+    before, now = (set(schema.get("enum", [schema["const"]] if "const" in schema else ())) for schema in (old, new))
+    if sent:
+        for value in before - now if now else ():
+            yield f"{where} can't be {value!r} any more"
+        if now and not before:
+            yield f"{where} takes certain values only now"
+    elif before and not where.startswith("error"):  # of errors there may be new codes and reasons
+        for value in (now or {"anything"}) - before:
+            yield f"{where} can be {value!r} now"
 
 
 def _limits(old: Schema, new: Schema, where: str, *, sent: bool) -> Iterator[str]:
-    for name, sign in LIMITS.items() if sent else ():
+    tight, loose = (new, old) if sent else (old, new)
+    if tight.get("format", loose.get("format")) != loose.get("format"):
+        yield f"{where} must be of the format {new['format']} now" if sent else f"{where} is no {old['format']} now"
+    if not sent:
+        return
+    for name, sign in LIMITS.items():
         none = sign * math.inf
         if sign * new.get(name, none) < sign * old.get(name, none):
             yield f"{where} has the {name} {new[name]} now"
-    if sent and "pattern" in new and new["pattern"] != old.get("pattern"):
+    if "pattern" in new and new["pattern"] != old.get("pattern"):
         yield f"{where} must match another pattern now"
+    if [need for need in new.get("needs", ()) if need not in old.get("needs", ())]:
+        yield f"{where} must fulfil another condition now"
 
 
 def _properties(old: Schema, new: Schema, pair: Pair, where: str, *, sent: bool) -> Iterator[str]:
     before, now = old.get("properties", {}), new.get("properties", {})
     for name in before.keys() - now.keys():
         yield f"{where}.{name} is gone"
+    if sent and new.get("additionalProperties") is False is not old.get("additionalProperties"):
+        yield f"{where} takes no other fields any more"
     required, required_now = set(old.get("required", ())), set(new.get("required", ()))
     for name in (required_now - required) if sent else (required - required_now) & now.keys():
         yield f"{where}.{name} is required now" if sent else f"{where}.{name} may be missing now"

@@ -82,7 +82,7 @@ def answers_looked_at() -> Iterator[None]:
             return response
         if not response.streaming:
             scrubber.look_at_answer(response.content, f"the answer to {path}")
-        elif response["Content-Type"].startswith("text/event-stream"):
+        elif response.get("Content-Type", "").startswith("text/event-stream"):
             response.streaming_content = heard_out(response.streaming_content, path)
         return response
 

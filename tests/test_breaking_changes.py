@@ -64,7 +64,7 @@ BREAKING: dict[str, tuple[Change, str]] = {
     ),
     "a field has another type": (
         lambda d: schemas(d)["Influencer"]["properties"].update(name={"type": "integer"}),
-        "getInfluencer: answer.name can be number now",
+        "getInfluencer: answer.name can be integer now",
     ),
     "a new value": (
         lambda d: schemas(d)["InfluencerStatus"]["enum"].append("paused"),
@@ -104,6 +104,61 @@ BREAKING: dict[str, tuple[Change, str]] = {
         lambda d: operation(d, *SEND)["responses"].update({"201": operation(d, *SEND)["responses"].pop("200")}),
         "sendMessage: doesn't answer 200 any more",
     ),
+    "another status of an error": (
+        lambda d: operation(d, *SEND)["responses"].update({"400": operation(d, *SEND)["responses"].pop("409")}),
+        "sendMessage: doesn't answer 409 any more",
+    ),
+    "a field of errors is gone": (
+        lambda d: schemas(d)["ErrorDetails"]["properties"].pop("retry_after"),
+        "sendMessage: error.details.retry_after is gone",
+    ),
+    "a field of what may be null is gone": (
+        lambda d: schemas(d)["LastMessage"]["properties"].pop("content"),
+        "listConversations: answer.conversations[].last_message.content is gone",
+    ),
+    "a field of an event is gone": (
+        lambda d: schemas(d)["DoneEvent"]["properties"].pop("assistant_message"),
+        "streamMessage: DoneEvent.assistant_message is gone",
+    ),
+    "an event is gone": (lambda d: schemas(d).pop("TokenEvent"), "followTurn: TokenEvent is gone"),
+    "a header is gone": (
+        lambda d: operation(d, f"{SEND[0]}/stream", "post")["responses"]["200"]["headers"].pop("X-Message-ID"),
+        "streamMessage: 200 has no header X-Message-ID any more",
+    ),
+    "fewer of a list are taken": (
+        lambda d: schemas(d)["SendMessageRequest"]["properties"]["media_urls"]["oneOf"][0].update(maxItems=3),
+        "sendMessage: body.media_urls has the maxItems 3 now",
+    ),
+    "a new condition": (
+        lambda d: schemas(d)["SendMessageRequest"]["allOf"].append(
+            {"if": {"required": ["audio_url"]}, "then": {"required": ["audio_duration_seconds"]}}
+        ),
+        "sendMessage: body must fulfil another condition now",
+    ),
+    "a narrower type": (
+        lambda d: schemas(d)["SendMessageRequest"]["properties"]["content"].update(type=["string", "integer", "null"]),
+        "sendMessage: body.content can't be number any more",
+    ),
+    "a wider type": (
+        lambda d: schemas(d)["Message"]["properties"]["token_count"].update(type=["number", "null"]),
+        "sendMessage: answer.assistant_message.token_count can be number now",
+    ),
+    "a stricter format": (
+        lambda d: schemas(d)["OpenConversationRequest"]["properties"]["influencer_id"].update(format="uuid"),
+        "createConversation: body.influencer_id must be of the format uuid now",
+    ),
+    "a looser format": (
+        lambda d: schemas(d)["Message"]["properties"]["created_at"].pop("format"),
+        "sendMessage: answer.assistant_message.created_at is no date-time now",
+    ),
+    "unknown fields are refused": (
+        lambda d: schemas(d)["SendMessageRequest"].update(additionalProperties=False),
+        "sendMessage: body takes no other fields any more",
+    ),
+    "another name": (
+        lambda d: operation(d, *SEND).update(operationId="say"),
+        "sendMessage: is called say now",
+    ),
     "another body": (
         lambda d: operation(d, *SEND)["requestBody"]["content"].pop("application/json"),
         "sendMessage: takes no application/json any more",
@@ -117,6 +172,13 @@ HARMLESS: dict[str, Change] = {
     "anything is taken": lambda d: schemas(d)["UploadRequest"]["properties"]["type"].clear(),
     "a new optional parameter": lambda d: operation(d, *LIST)["parameters"].append(
         {"in": "query", "name": "language", "schema": {"type": "string"}}
+    ),
+    "more may be null": lambda d: schemas(d)["SendMessageRequest"]["properties"]["message_type"].update(
+        oneOf=[{"$ref": schemas(d)["SendMessageRequest"]["properties"]["message_type"].pop("$ref")}, {"type": "null"}]
+    ),
+    "a new code of errors": lambda d: schemas(d)["ErrorCode"]["enum"].append("new"),
+    "a new status of an error": lambda d: operation(d, *LIST)["responses"].update(
+        {"409": operation(d, *SEND)["responses"]["409"]}
     ),
     "other words": lambda d: operation(d, *LIST).update(summary="All personas"),
 }

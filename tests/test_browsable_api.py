@@ -12,6 +12,7 @@ from personas.models import Influencer
 from tests.conftest import Api, token
 from tests.servers import environment, python
 from tests.test_pages import Inline, policy
+from tests.test_try_page import NOT_THERE
 from tests.yral_chat.test_house import API
 
 CHATS = "/api/v1/chat/conversations"
@@ -108,7 +109,8 @@ def test_elsewhere_nobody_looks_at_the_cookie(environment: str, settings: Any) -
 
     assert logged_in().get(CHATS, headers=HTML).status_code == 401
     for path in ("/browse/login", "/browse/logout"):
-        assert Client().get(path).status_code == Client().post(path, {"token": token()}).status_code == 404
+        client = Client(enforce_csrf_checks=True)
+        assert client.get(path).json() == client.post(path, {"token": token()}).json() == NOT_THERE
 
 
 @pytest.mark.drill
@@ -156,7 +158,8 @@ def test_one_comes_back_to_this_site_only(asked: str) -> None:
 def test_a_login_from_another_site_is_refused() -> None:
     client = Client(enforce_csrf_checks=True)
 
-    assert client.post("/browse/login", {"token": token("mallory")}).status_code == 403
+    refused = client.post("/browse/login", {"token": token("mallory")})
+    assert (refused.status_code, refused.json()["error"]) == (403, "forbidden")
     assert client.post("/browse/logout").status_code == 403
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +145,19 @@ def test_behind_a_proxy_with_https_the_login_works(editor: User, settings: Any) 
     foreign = client.post("/admin/login/", body, headers={"Referer": "https://evil.example/"})
     assert foreign.status_code == 403
     assert client.post("/admin/login/", body, headers={"Origin": "https://chat.example"}).status_code == 302
+
+
+def test_scripts_are_asked_for_anew_after_a_release_and_pictures_are_kept(settings: Any, tmp_path: Path) -> None:
+    """As outside of development, where the files are collected."""
+    settings.WHITENOISE_AUTOREFRESH = settings.WHITENOISE_USE_FINDERS = False
+    settings.WHITENOISE_MAX_AGE, settings.STATIC_ROOT = 3600, tmp_path
+    for name in ("try/main.js", "try/try.css", "avatar.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    served = Client()
+
+    script = served.head("/static/try/main.js")
+
+    assert script["Cache-Control"] == served.head("/static/try/try.css")["Cache-Control"] == "no-cache"
+    assert served.head("/static/avatar.png")["Cache-Control"] == "max-age=3600, public"
+    assert served.head("/static/try/main.js", headers={"If-None-Match": script["ETag"]}).status_code == 304

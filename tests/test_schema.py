@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import jsonschema
 import pytest
+from django.conf import settings as configured
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
@@ -447,6 +448,14 @@ def test_an_error_comes_as_its_example_says(
     said = answer.json()
     said["details"] |= {"message_id": EXAMPLES[name].details["message_id"]} if "message_id" in said["details"] else {}
     assert (answer.status_code, said) == (EXAMPLES[name].status, EXAMPLES[name].body)
+
+
+def test_what_nginx_answers_in_the_service_s_place_has_codes_of_the_document(document: dict[str, Any]) -> None:
+    template = (configured.BASE_DIR / "deploy/nginx/templates/yral_chat.conf.template").read_text()
+    for field, schema in (("error", "ErrorCode"), ("limit_type", "LimitType")):
+        said = set(re.findall(rf'"{field}":"(\w+)"', template))
+        assert said, field
+        assert said <= set(document["components"]["schemas"][schema]["enum"])
 
 
 def test_every_error_stands_at_some_operation(operations: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from django.test import Client
 
 from conversations.management.commands.prepare_development import Command
 from personas.models import Influencer
+from tests.servers import environment, python
 from yral_chat.authentication import judged
 
 NOT_THERE = {"error": "not_found", "message": "There is nothing at this address.", "details": {}}
@@ -47,7 +48,7 @@ def test_make_run_prints_its_link_first(settings: Any, tmp_path: Path, coach: In
 def test_production_has_no_such_page(production: None) -> None:
     for method in ("GET", "POST"):
         for path in ("/try", "/try/token"):
-            answer = Client().generic(method, path)
+            answer = Client(enforce_csrf_checks=True).generic(method, path)
             assert (answer.status_code, answer.json()) == (404, NOT_THERE)
 
 
@@ -61,7 +62,7 @@ def test_production_shows_it_where_it_is_enabled_without_tokens_and_scenes(produ
     assert b"Get a token" not in page.content
     assert b'id="scene"' not in page.content
     assert "Set-Cookie" not in page
-    assert Client().post("/try/token", {"user": "alice"}).status_code == 404
+    assert Client(enforce_csrf_checks=True).post("/try/token", {"user": "alice"}).status_code == 404
 
 
 def test_staging_has_scenes_and_no_tokens(staging: None) -> None:
@@ -82,12 +83,14 @@ def test_development_gives_a_token_for_any_name() -> None:
 def test_a_name_that_can_not_be_one_gets_a_sentence(user: str) -> None:
     answer = Client().post("/try/token", {"user": user})
 
-    assert (answer.status_code, answer.content) == (422, b"A user name has 1 to 255 characters.")
+    assert (answer.status_code, answer.json()["error"]) == (422, "validation_error")
+    assert answer.json()["message"] == "A user name has 1 to 255 characters."
 
 
 def test_another_site_s_page_gets_no_token() -> None:
     client = Client(enforce_csrf_checks=True)
-    assert client.post("/try/token", {"user": "alice"}).status_code == 403
+    refused = client.post("/try/token", {"user": "alice"})
+    assert (refused.status_code, refused.json()["error"]) == (403, "forbidden")
 
     csrf = known(client)["tokens"]["csrf"]
 
@@ -118,3 +121,34 @@ def test_nothing_of_it_is_kept_by_browsers_and_nothing_comes_from_elsewhere() ->
     for file in (configured.BASE_DIR / "yral_chat/static/yral_chat/try").iterdir():
         assert "://" not in file.read_text(encoding="utf-8").replace("https://html.spec.whatwg.org", ""), file
         assert "innerHTML" not in file.read_text(encoding="utf-8"), file
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"AWS_REGION": "ap-south-1"},
+        {"S3_ENDPOINT_URL": "http://minio.example:9000", "S3_ADDRESSING_STYLE": "virtual"},
+    ],
+)
+def test_pictures_in_a_bucket_are_shown_by_the_page_and_the_desk(given: dict[str, str], tmp_path: Path) -> None:
+    bucket = {
+        "USE_S3": "true",
+        "AWS_S3_BUCKET": "chats",
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        **given,
+    }
+    env = environment(tmp_path, "http://127.0.0.1:1", 8000, ENVIRONMENT="staging", **bucket)
+    says = (
+        "import django; django.setup()\n"
+        "from django.conf import settings; from media_uploads import storage\n"
+        "link = storage.url_for('alice/3f6c2a9e-8b1d-4e7f-a2c5-9d0e1f2a3b4c.jpg', '')\n"
+        "print(link.partition('/alice/')[0], *settings.TRY_CSP['img-src'], 'and', *settings.ADMIN_CSP['img-src'])"
+    )
+
+    run = python({**env, "DJANGO_SETTINGS_MODULE": "yral_chat.settings"}, "-c", says)
+
+    link, page, desk = re.fullmatch(r"(\S+?)(?:/chats)? (.*) and (.*)\n", run.stdout).groups()  # type: ignore[union-attr]
+    assert link in page.split()
+    assert link in desk.split() or (link.startswith("https:") and "https:" in desk.split())

@@ -5,7 +5,8 @@ Every non-2xx answer is {"error": code, "message": sentence, "details": {…}}; 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import jwt
@@ -14,7 +15,8 @@ from django.core import exceptions as django
 from django.db import OperationalError, connection
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
-from django.views import defaults
+from django.views import csrf, defaults
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from rest_framework import exceptions as rest
 from rest_framework.renderers import BrowsableAPIRenderer
 from rest_framework.response import Response
@@ -107,7 +109,8 @@ MESSAGES = {
     "storage_unavailable": "Files can't be stored or read right now. Please try again in a moment.",
     "ai_service_unavailable": "The persona can't answer right now. Please try again in a moment.",
 }
-CODES = sorted((*MESSAGES, "unauthorized", "conflict", "rate_limit_exceeded"))
+OF_NGINX = "service_unavailable"  # in front of the service, where it can't be reached (deploy/nginx)
+CODES = sorted((*MESSAGES, "unauthorized", "conflict", "rate_limit_exceeded", OF_NGINX))
 OWN_WORDS = (
     BadRequest,
     Conflict,
@@ -211,6 +214,26 @@ def plain(code: str, status: int, headers: Mapping[str, str] | None = None) -> H
     return HttpResponse(dumps(body(code, MESSAGES[code])), status=status, headers=headers)
 
 
+View = Callable[[HttpRequest], HttpResponse]
+
+
+def absent_unless(is_there: Callable[[], bool]) -> Callable[[View], View]:
+    """For pages that some environments don't have: there whatever is sent to them is a 404, before anybody asks for a
+    CSRF token."""
+
+    def hidden(view: View) -> View:
+        protected = csrf_protect(view)
+
+        @csrf_exempt
+        @wraps(view)
+        def found(request: HttpRequest) -> HttpResponse:
+            return protected(request) if is_there() else plain("not_found", 404)
+
+        return found
+
+    return hidden
+
+
 # What Django itself answers outside of any view of ours (urls.py names these). /admin keeps Django's pages.
 def _outside(request: HttpRequest, code: str, status: int, page: Any) -> HttpResponse:
     if is_admin_page(request):
@@ -224,6 +247,10 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _outside(request, "forbidden", 403, lambda: defaults.permission_denied(request, exception))
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    return _outside(request, "forbidden", 403, lambda: csrf.csrf_failure(request, reason))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

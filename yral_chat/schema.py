@@ -29,7 +29,7 @@ SENTENCES = {
     "same body again.",
 }
 REASONS = ["idempotency_mismatch", "turn_in_progress", "stopped", "not_the_last_message", "away"]
-LIMITS = ["minute", "hour", "model_minute", "upload_minute"]
+LIMITS = ["minute", "hour", "model_minute", "upload_minute", "address_second"]  # the last is nginx's
 
 
 class Object(serializers.Serializer[Any]):  # an answer that no model stands behind; a docstring would be published
@@ -298,29 +298,29 @@ EVENTS = {
 }
 
 
-# What a message may hold, and what it needs by its type: spectacular can't say either
+# What a message may hold, and what it needs by its type: spectacular can't say either. Limits are the serializer's.
 
 NO_NUL = r"^[^\u0000]*$"
-LINK = {"type": "string", "maxLength": 2048, "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$"}
-FIELDS = {
-    "content": {
+NO_BLANK = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"
+
+
+def _as_sent(fields: dict[str, dict[str, Any]]) -> None:
+    fields["content"] |= {
         "type": ["string", "number", "null"],
-        "maxLength": 4000,
         "pattern": NO_NUL,
         "description": "What the user says; spaces around it are taken off. A number is stored as its text.",
-    },
-    "media_urls": {
-        "oneOf": [{"type": "array", "items": LINK, "maxItems": 10}, LINK, {"type": "null"}],
+    }
+    fields["client_message_id"] |= {"type": ["string", "number", "null"], "pattern": NO_NUL}
+    link = {"type": "string", "maxLength": fields["media_urls"]["items"]["maxLength"], "pattern": NO_BLANK}
+    fields["media_urls"] = {
+        "oneOf": [fields["media_urls"] | {"type": "array", "items": link}, link, {"type": "null"}],
         "description": "Storage keys of the caller's uploads, links to them, or https addresses of other sites. One "
         "string is a list of one.",
-    },
-    "audio_url": {
-        "type": ["string", "null"],
-        "maxLength": 2048,
+    }
+    fields["audio_url"] |= {
         "pattern": NO_NUL,
         "description": "A storage key, a link or an address, as in media_urls.",
-    },
-}
+    }
 
 
 def _needs(kinds: list[str], name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -448,8 +448,7 @@ def completed(result: Any, generator: Any, request: Any, public: bool) -> Any:
             response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     result["components"]["schemas"] |= EVENTS
     message = result["components"]["schemas"]["SendMessageRequest"]
-    message["properties"] |= FIELDS
-    message["properties"]["client_message_id"] |= {"type": ["string", "number", "null"], "pattern": NO_NUL}
+    _as_sent(message["properties"])
     message["allOf"] = NEEDS
     result["components"]["schemas"]["UploadRequest"]["properties"]["file"] = FILE
     result["components"] |= {

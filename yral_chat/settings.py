@@ -583,6 +583,7 @@ MIDDLEWARE = [
     "yral_chat.admin_access.AdminAccessMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
+CSRF_FAILURE_VIEW = "yral_chat.errors.csrf_failure"
 ROOT_URLCONF = "yral_chat.urls"
 WSGI_APPLICATION = "yral_chat.wsgi.application"
 ASGI_APPLICATION = "yral_chat.asgi.application"
@@ -635,7 +636,12 @@ REDOC_CSP: dict[str, list[str]] = {
     "style-src": [CSP.SELF, CSP.UNSAFE_INLINE],
     "worker-src": ["blob:"],
 }  # it writes its own
-_hosts_of_media = ["https:", *(url for url in (S3_ENDPOINT_URL, MEDIA_BASE_URL) if url.startswith("http:"))]
+# Where links to files lead: a bucket is a path of its store, or a host below it, as S3_ADDRESSING_STYLE and boto3 will.
+_stores = [S3_ENDPOINT_URL] if S3_ENDPOINT_URL else [f"https://s3.{one}amazonaws.com" for one in ("", f"{AWS_REGION}.")]
+_origins_of_media = [f"{url.scheme}://{url.netloc}" for url in [urlsplit(MEDIA_BASE_URL)] if url.netloc]
+for _store in map(urlsplit, _stores if USE_S3 else ()):
+    _origins_of_media += [f"{_store.scheme}://{bucket}{_store.netloc}" for bucket in ("", f"{AWS_S3_BUCKET}.")]
+_hosts_of_media = ["https:", *(origin for origin in _origins_of_media if origin.startswith("http:"))]
 ADMIN_CSP = {
     **SECURE_CSP,
     "script-src": [*SECURE_CSP["script-src"], CSP.UNSAFE_EVAL],  # the theme's pages hold expressions of Alpine
@@ -643,9 +649,6 @@ ADMIN_CSP = {
     "media-src": [CSP.SELF, *_hosts_of_media],
     "frame-src": [CSP.SELF],
 }
-_origins_of_media = [
-    f"{url.scheme}://{url.netloc}" for url in map(urlsplit, (S3_ENDPOINT_URL, MEDIA_BASE_URL)) if url.netloc
-]
 TRY_CSP: dict[str, list[str]] = {
     **SECURE_CSP,
     "img-src": [CSP.SELF, "data:", "blob:", *_origins_of_media],
@@ -666,6 +669,17 @@ STORAGES = {
 }
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = DEVELOPMENT
 WHITENOISE_MAX_AGE = 0 if DEVELOPMENT else 3600
+
+
+def _never_old_code(headers: Any, path: str, url: str) -> None:
+    """Pictures are kept for an hour. A release's scripts belong together, and modules import each other by their plain
+    names: a browser asks whether each is still what it has (304). Its tag is weak, as nginx makes it by packing."""
+    if url.endswith((".js", ".css")):
+        file = Path(path).stat()
+        headers["Cache-Control"], headers["ETag"] = "no-cache", f'W/"{int(file.st_mtime):x}-{file.st_size:x}"'
+
+
+WHITENOISE_ADD_HEADERS_FUNCTION = _never_old_code
 
 # The admin's theme
 _PERSONA = "personas/influencer/<path:influencer_id>"
@@ -732,6 +746,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,  # it would list "audio: Audio"
     "ENUM_NAME_OVERRIDES": {
         "InfluencerStatus": "personas.serializers.SHOWN_STATUSES",
         "MessageRole": "conversations.models.Message.Role",

@@ -19,6 +19,10 @@ from yral_chat.authentication import user_of
 from yral_chat.management.commands.issue_token import token_for
 
 DAY = 86400
+NAME_RULE = "A user name has 1 to 255 characters."
+NO_NAME = errors.body(
+    "validation_error", NAME_RULE, {"errors": [{"loc": ["body", "user"], "msg": NAME_RULE, "type": "invalid"}]}
+)
 
 
 @csrf_exempt  # else it answers other methods before this does
@@ -52,13 +56,11 @@ def gives_tokens() -> bool:
 
 def try_token(request: HttpRequest) -> HttpResponse:
     """For the page alone: who sends no CSRF token is refused before this is asked."""
-    if not gives_tokens():
-        return errors.plain("not_found", 404)
     if request.method != "POST":
         return errors.plain("method_not_allowed", 405, headers={"Allow": "POST"})
     user = request.POST.get("user", "").strip()
     try:
         user_of({"sub": user})
     except AuthenticationFailed:
-        return HttpResponse("A user name has 1 to 255 characters.", "text/plain; charset=utf-8", status=422)
+        return JsonResponse(NO_NAME, status=422)
     return JsonResponse({"token": token_for(user, 30 * DAY)}, headers={"Cache-Control": "no-store"})

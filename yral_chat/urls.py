@@ -19,8 +19,9 @@ from conversations.views import ConversationViewSet, MessageViewSet
 from media_uploads.views import MediaUploadViewSet, media_file
 from personas.views import InfluencerViewSet
 from yral_chat import browsable
+from yral_chat.errors import absent_unless
 from yral_chat.operations import HealthView, MetricsView, NotFoundView, RootView, StatusView
-from yral_chat.try_page import try_page, try_token
+from yral_chat.try_page import gives_tokens, try_page, try_token
 
 api: list[tuple[str, type[ViewSetMixin], dict[str, Any]]] = [
     ("influencers", InfluencerViewSet, {"get": "list"}),
@@ -39,6 +40,7 @@ api: list[tuple[str, type[ViewSetMixin], dict[str, Any]]] = [
     ),
 ]
 
+in_development = absent_unless(lambda: settings.DEVELOPMENT)
 redoc = SpectacularRedocView.as_view(url_name="openapi", template_name="redoc.html")
 urlpatterns = [
     path("", RootView.as_view(), name="root"),
@@ -51,9 +53,9 @@ urlpatterns = [
     path("docs", SpectacularSwaggerView.as_view(url_name="openapi", template_name="docs.html"), name="docs"),
     path("redoc", csp_override(dict[str, list[str]](settings.REDOC_CSP))(redoc)),
     path("try", csp_override(dict[str, list[str]](settings.TRY_CSP))(try_page), name="try"),
-    path("try/token", try_token, name="try_token"),
-    path("browse/login", browsable.log_in, name="browse_login"),
-    path("browse/logout", browsable.log_out, name="browse_logout"),
+    path("try/token", absent_unless(gives_tokens)(try_token), name="try_token"),
+    path("browse/login", in_development(browsable.log_in), name="browse_login"),
+    path("browse/logout", in_development(browsable.log_out), name="browse_logout"),
     path("media/<path:key>", media_file),
     path(settings.ADMIN_PATH.rstrip("/"), RedirectView.as_view(pattern_name="admin:index")),
     path(settings.ADMIN_PATH, admin.site.urls),

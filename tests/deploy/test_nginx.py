@@ -706,6 +706,16 @@ def test_nothing_is_said_twice(nginx: Nginx, prefix: str) -> None:
         assert response.headers["Content-Encoding"] == "gzip", path
 
 
+def test_scripts_that_a_browser_has_are_not_sent_again(nginx: Nginx, prefix: str) -> None:
+    script, packed = f"{prefix}/static/yral_chat/theme.js", {"Accept-Encoding": "gzip"}
+    first = nginx.call("GET", script, **packed)
+
+    again = nginx.call("GET", script, **packed, **{"If-None-Match": first.headers["etag"]})
+
+    assert (first.status, first.headers["cache-control"]) == (200, "no-cache")
+    assert (again.status, again.content) == (304, b"")
+
+
 # Too often
 
 

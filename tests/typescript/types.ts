@@ -18,6 +18,7 @@ export const SENTENCES: Record<Schemas["ErrorCode"], string> = {
   payload_too_large: "Too large.",
   range_not_satisfiable: "",
   rate_limit_exceeded: "Slow down.",
+  service_unavailable: "Try again soon.",
   storage_unavailable: "Try again soon.",
   unauthorized: "Log in again.",
   unsupported_media_type: "",

@@ -719,7 +719,8 @@ def test_the_example_file_changes_nothing() -> None:
     """Every line of it shows the default: a copy of it is a service with nothing set."""
     every = (
         "import json; from yral_chat import settings as s; "
-        "print(json.dumps({n: repr(getattr(s, n)) for n in dir(s) if n.isupper() and n != 'ENV_FILE'}))"
+        "all = {n: v for n, v in vars(s).items() if n.isupper() and n != 'ENV_FILE' and not callable(v)}; "
+        "print(json.dumps({n: repr(v) for n, v in all.items()}))"
     )
     bare = python("-c", every, env={"ENV_FILE": ""})
     copied = python("-c", every, env={"ENV_FILE": str(configured.BASE_DIR / ".env.example")})

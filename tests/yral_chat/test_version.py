@@ -45,7 +45,7 @@ def repository(tmp_path: Path) -> Path:
         shutil.copy(configured.BASE_DIR / name, tmp_path / name)
     (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
     show = f"{sys.executable} -c 'import yral_chat; print(yral_chat.__version__)'"
-    (tmp_path / "Makefile").write_text(f"schema:\n\t@mkdir -p docs/api\n\t@{show} > docs/api/x\n")
+    (tmp_path / "Makefile").write_text(f"schema:\n\t@mkdir -p docs/api\n\t@{show} > docs/api/openapi.json\n")
     (tmp_path / ".gitignore").write_text("__pycache__\n")
     git(tmp_path, "init", "-q", "-b", "main")
     git(tmp_path, "add", ".")
@@ -73,7 +73,8 @@ def test_a_release_dates_the_entry_writes_the_schema_commits_and_tags(repository
     code, said = release(repository)
     assert code == 0, said
     assert version_of((repository / "CHANGELOG.md").read_text()) == "0.2.0"
-    assert (repository / "docs/api/x").read_text() == "0.2.0\n"
+    for name in ("openapi.json", "released.json"):
+        assert (repository / "docs/api" / name).read_text() == "0.2.0\n"
     assert git(repository, "log", "-1", "--format=%s %D") == "Release 0.2.0 HEAD -> main, tag: v0.2.0"
     assert git(repository, "status", "--porcelain") == ""
     assert said.splitlines()[-1] == "Released 0.2.0. Publish it: git push --follow-tags"

@@ -2,6 +2,8 @@
 
 import { eventsOf } from "./events.js";
 
+const PATIENCE = 30_000; // milliseconds till an answer begins
+
 /** An answer of the service that is no success. `code` is what programs branch on, `message` is for people. */
 export class ApiError extends Error {
   constructor(response, body) {
@@ -55,12 +57,17 @@ export class Api {
     if (body !== undefined && !isForm) sent["Content-Type"] = "application/json";
     const url = this.base + path;
     const exchange = this.wire.begin({ method, url, headers: sent, body });
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(new Error("No answer came in time.")), PATIENCE);
+    const ends = AbortSignal.any([late.signal, ...(signal ? [signal] : [])]);
     let response;
     try {
-      response = await fetch(url, { method, headers: sent, body: isForm ? body : JSON.stringify(body), signal });
+      response = await fetch(url, { method, headers: sent, body: isForm ? body : JSON.stringify(body), signal: ends });
     } catch (error) {
       exchange.failed(error);
       throw signal?.aborted ? error : new Unreachable(error);
+    } finally {
+      clearTimeout(timer);
     }
     exchange.answered(response);
     this.onLimits(response.headers);

@@ -7,6 +7,7 @@ const MB = 1024 * 1024;
 
 export class Attachments {
   #items = []; // {kind, name, key, seconds, element}
+  #uploading = 0;
 
   /** `list` shows them, `status` tells what happens, `most` has the service's limits, `onProblem` hears failures. */
   constructor(api, list, status, most, onProblem) {
@@ -50,11 +51,16 @@ export class Attachments {
     return "";
   }
 
+  get isUploading() {
+    return this.#uploading > 0;
+  }
+
   async #upload(file, kind) {
     const form = new FormData();
     form.append("file", file);
     form.append("type", kind);
     this.status.textContent = `Uploading ${file.name} …`;
+    this.#uploading += 1;
     try {
       const { storage_key: key, duration_seconds: seconds, url } = await this.api.post("/media/upload", form);
       this.#show({ kind, name: file.name, key, seconds, url });
@@ -62,6 +68,8 @@ export class Attachments {
     } catch (error) {
       this.status.textContent = "";
       this.onProblem(error);
+    } finally {
+      this.#uploading -= 1;
     }
   }
 

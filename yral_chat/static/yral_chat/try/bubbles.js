@@ -19,6 +19,7 @@ export function bubble(message, persona) {
 function told(item, message) {
   const notes = [message.created_at && time.format(new Date(message.created_at))];
   if (message.blocked) notes.push("blocked by a filter");
+  if (message.away) notes.push("the persona is away");
   if (message.stopped) notes.push("stopped");
   if (message.token_count) notes.push(`${message.token_count} tokens`);
   note(item, notes.filter(Boolean).join(" · "));

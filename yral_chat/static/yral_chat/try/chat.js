@@ -26,9 +26,9 @@ export class Chat {
   /** Opening is also how an app comes back: the service answers 201 with the conversation that is there. */
   async open(persona) {
     this.leave();
-    const opening = (this.opening = Symbol());
+    const visit = this.visit;
     const conversation = await this.api.post("/chat/conversations", { influencer_id: persona.id });
-    if (this.opening !== opening) return; // another persona was picked meanwhile
+    if (this.visit !== visit) return; // another persona was picked meanwhile
     this.id = conversation.id;
     this.persona = conversation.influencer.display_name;
     this.#total = conversation.message_count;
@@ -41,6 +41,7 @@ export class Chat {
 
   /** Nobody listens any more; the server goes on writing. */
   leave() {
+    this.visit = Symbol(); // what was asked for before, is for a page that is gone
     this.#line?.leave();
     this.#line = this.#question = this.#last = null;
     this.#shown.clear();
@@ -61,23 +62,28 @@ export class Chat {
     remember(this.id, draft);
     this.onSuggestions([]);
     const turn = this.options.streams() ? streamedTurn : wholeTurn;
-    await this.#run((options) => turn(this.api, this.id, draft.body, { ...draft, ...options }), { mine, draft });
+    const drops = turn === streamedTurn;
+    await this.#run((options) => turn(this.api, this.id, draft.body, { ...draft, ...options }), { mine, draft, drops });
   }
 
   async #join(question) {
     const draft = remembered(this.id);
-    await this.#run((options) => joinedTurn(this.api, this.id, question, options), { mine: this.#shown.get(question), draft });
+    await this.#run((options) => joinedTurn(this.api, this.id, question, options), { mine: this.#shown.get(question), draft, drops: true });
   }
 
-  async #run(start, { mine, draft }) {
+  async #run(start, { mine, draft, drops }) {
     const line = (this.#line = new Line());
     const answer = this.#emptyAnswer();
+    this.#withdrawAnother();
     clearProblem(this.page.problem);
-    this.#busy(true);
+    this.#busy(true, { drops });
     try {
-      const onQuestion = (id) => (this.#question = id);
+      const onQuestion = (id) => {
+        this.#question = id;
+        this.#busy(true, { drops });
+      };
       const onLost = (attempt) => note(answer, `The connection was lost. Joining again (${attempt}) …`);
-      for await (const event of start({ line, onQuestion, onLost })) this.#take(event, { mine, answer, draft });
+      for await (const event of start({ line, onQuestion, onLost })) await this.#take(event, { mine, answer, draft });
     } catch (error) {
       answer.remove();
       if (!line.left) this.#failed(error, { mine, draft });
@@ -90,7 +96,7 @@ export class Chat {
     answer.remove();
     if (event === "done") return this.#done(data, mine);
     this.speaker.finish({ takenBack: true });
-    if (data.code === "BLOCKED_CONTENT") return this.#takenBack(data);
+    if (data.code === "BLOCKED_CONTENT") return this.#takenBack(data, mine);
     this.#failed(data, { mine, draft: data.retryable ? draft : null });
   }
 
@@ -117,11 +123,13 @@ export class Chat {
   }
 
   /** A filter stopped the answer after some of it was shown: it is gone, and the deflection is stored instead. */
-  async #takenBack(problem) {
+  async #takenBack(problem, mine) {
     showProblem(this.page.problem, problem);
     forget(this.id);
+    const visit = this.visit;
     const { messages } = await this.api.get(this.#page(0, 2));
-    this.page.messages.querySelector(".pending")?.remove();
+    if (this.visit !== visit) return;
+    mine?.remove();
     for (const message of messages.toReversed()) this.#show(message, { isNew: true });
     this.#offerAnother();
     this.#toTheEnd();
@@ -134,8 +142,9 @@ export class Chat {
       mine?.remove();
       forget(this.id);
       this.onRefused(draft);
+      this.#offerAnother();
     } else if (mine) note(mine, "not answered");
-    const again = draft && !REFUSED.includes(problem.code) ? () => this.#ask(draft, mine) : null;
+    const again = draft && !REFUSED.includes(problem.code) ? () => this.#ask({ ...draft, scene: this.options.scene() }, mine) : null;
     showProblem(this.page.problem, problem, again);
     this.#toTheEnd();
   }
@@ -155,15 +164,16 @@ export class Chat {
   }
 
   async regenerate(question, old) {
-    this.#line = new Line();
+    const line = (this.#line = new Line());
     this.#question = question;
     clearProblem(this.page.problem);
+    this.#withdrawAnother();
     this.#busy(true);
     note(old, "Another answer is being written …");
     try {
       const scene = this.options.scene();
       const path = `/chat/conversations/${this.id}/messages/${question}/regenerate`;
-      const options = { headers: scene ? { "X-Chat-Scenario": scene } : {}, signal: this.#line.signal };
+      const options = { headers: scene ? { "X-Chat-Scenario": scene } : {}, signal: line.signal };
       const turn = await this.api.post(path, undefined, options);
       const place = this.#shown.get(old.message.id);
       this.#shown.delete(old.message.id);
@@ -172,12 +182,14 @@ export class Chat {
       this.#show(turn.assistant_message, { isNew: true });
       this.speaker.say(turn.assistant_message.content);
     } catch (problem) {
+      if (line.left) return;
       note(old, "");
       showProblem(this.page.problem, problem);
     }
     this.#offerAnother();
     this.#busy(false);
     this.#toTheEnd();
+    if (document.activeElement === document.body) this.page.messages.querySelector(".another")?.focus(); // the button pressed is gone
   }
 
   /** The page before; what is in view stays where it is. Offsets count from the newest message. */
@@ -185,8 +197,10 @@ export class Chat {
     const { history, older, messages } = this.page;
     if (this.isPaging || older.hidden) return;
     this.isPaging = true;
+    const visit = this.visit;
     try {
       const page = await this.api.get(this.#page(this.#shown.size, PAGE));
+      if (this.visit !== visit) return;
       this.#total = page.total;
       const fromEnd = history.scrollHeight - history.scrollTop;
       const isNews = ({ id }) => !this.#shown.has(id);
@@ -196,9 +210,10 @@ export class Chat {
       history.scrollTop = history.scrollHeight - fromEnd;
       this.speaker.say(`${before.length} older messages.`);
     } catch (problem) {
-      showProblem(this.page.problem, problem);
+      if (this.visit === visit) showProblem(this.page.problem, problem);
+    } finally {
+      this.isPaging = false;
     }
-    this.isPaging = false;
   }
 
   async delete() {
@@ -247,11 +262,15 @@ export class Chat {
 
   /** Only the last answer can be replaced. */
   #offerAnother() {
-    this.page.messages.querySelectorAll(".another").forEach((old) => old.remove());
+    this.#withdrawAnother();
     const [question, answer] = [...this.page.messages.children].slice(-2);
     if (question?.message?.role !== "user" || answer?.message?.role !== "assistant") return;
     const again = () => this.regenerate(question.message.id, answer);
     answer.append(make("button", { type: "button", class: "another", onclick: again }, "Another answer"));
+  }
+
+  #withdrawAnother() {
+    this.page.messages.querySelectorAll(".another").forEach((old) => old.remove());
   }
 
   #offerOlder() {
@@ -264,10 +283,11 @@ export class Chat {
     this.onSuggestions(suggestions ?? []);
   }
 
-  #busy(isBusy) {
+  /** A turn can be stopped once its question's id is known: without a stream that is when its answer is there. */
+  #busy(isBusy, { drops = false } = {}) {
     this.page.messages.setAttribute("aria-busy", isBusy);
     if (!isBusy) this.#question = null;
-    this.onBusy(isBusy);
+    this.onBusy(isBusy, { stops: Boolean(this.#question), drops });
   }
 
   #isAtEnd() {
@@ -286,6 +306,6 @@ function newKey() {
 }
 
 // A message without an answer survives a reload of the page, so that it can be sent again as the same one.
-const remember = (id, { body, key, scene }) => sessionStorage.setItem(`draft ${id}`, JSON.stringify({ body, key, scene, previews: [] }));
+const remember = (id, { body, key }) => sessionStorage.setItem(`draft ${id}`, JSON.stringify({ body, key, previews: [] }));
 const remembered = (id) => JSON.parse(sessionStorage.getItem(`draft ${id}`));
 const forget = (id) => sessionStorage.removeItem(`draft ${id}`);

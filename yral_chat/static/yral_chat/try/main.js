@@ -70,7 +70,7 @@ $("get-token")?.addEventListener("submit", async (event) => {
   try {
     const answer = await fetch(known.tokens.url, { method: "POST", headers, body: new URLSearchParams({ user: $("name").value }) });
     if (answer.ok) logIn((await answer.json()).token);
-    else showProblem($("login-problem"), { code: "no_token", status: answer.status, message: answer.status === 403 ? "This page is too old. Load it again." : await answer.text() });
+    else showProblem($("login-problem"), { code: "no_token", status: answer.status, message: answer.status === 403 ? "This page is too old. Load it again." : (await answer.json()).message });
   } catch {
     showProblem($("login-problem"), { code: "unreachable", message: "The service can't be reached." });
   }
@@ -137,7 +137,7 @@ function avatar({ avatar_url: url, display_name: name }) {
 
 async function open(one) {
   persona = one;
-  attachments.clear();
+  nothingIsAttached();
   for (const pick of document.querySelectorAll(".persona")) pick.setAttribute("aria-current", pick.dataset.id === one.id);
   $("chat-title").textContent = one.display_name;
   $("chat-about").textContent = one.description;
@@ -149,13 +149,19 @@ async function open(one) {
     else $("chat-title").focus(); // a phone's keyboard would hide what was said
   } catch (problem) {
     if (problem.status === 401) logOut(problem);
-    else showProblem($("problem"), problem);
+    else if (persona === one) showProblem($("problem"), problem);
   }
+}
+
+function nothingIsAttached() {
+  recorder.drop();
+  showRecording(false);
+  attachments.clear();
 }
 
 function nobodyIsPicked() {
   persona = null;
-  attachments.clear();
+  nothingIsAttached();
   $("chat-title").textContent = "No persona is picked";
   $("chat-about").textContent = "Pick one to begin.";
   $("composer").hidden = $("delete").hidden = true;
@@ -182,12 +188,12 @@ function showSuggestions(suggestions) {
 
 let isBusy = false;
 
-function showBusy(busy) {
+function showBusy(busy, { stops = false, drops = false } = {}) {
   const hadFocus = document.activeElement === $("stop") || document.activeElement === $("drop-line");
   isBusy = busy;
   $("send").hidden = busy;
-  $("stop").hidden = !busy;
-  $("drop-line").hidden = !busy || !known.scenes || !$("streaming").checked;
+  $("stop").hidden = !stops;
+  $("drop-line").hidden = !drops || !$("scene");
   if (!busy && hadFocus) $("message").focus();
 }
 
@@ -202,7 +208,7 @@ function written() {
 
 function send() {
   const body = written();
-  if (!body || isBusy) return;
+  if (!body || isBusy || attachments.isUploading) return;
   const { previews } = attachments;
   $("message").value = "";
   attachments.clear();
@@ -260,7 +266,7 @@ $("record").onclick = async () => {
   } catch {
     return showProblem($("problem"), { code: "no_microphone", message: "The microphone can't be used. Allow it in the browser, or plug one in." });
   }
-  $("record").setAttribute("aria-pressed", "true");
+  showRecording(true);
   speaker.say("Recording.");
   tick();
 };
@@ -271,9 +277,13 @@ function tick() {
   setTimeout(tick, 250);
 }
 
+function showRecording(isOn) {
+  $("record").setAttribute("aria-pressed", isOn);
+  if (!isOn) $("record").textContent = "Voice";
+}
+
 function recorded(file) {
-  $("record").setAttribute("aria-pressed", "false");
-  $("record").textContent = "Voice";
+  showRecording(false);
   attachments.add([file], "audio");
 }
 

@@ -5,7 +5,6 @@ const FORMATS = { "audio/webm;codecs=opus": "webm", "audio/ogg;codecs=opus": "og
 
 export class Recorder {
   #recorder = null;
-  #pieces = [];
 
   static get isPossible() {
     return Boolean(navigator.mediaDevices?.getUserMedia && globalThis.MediaRecorder);
@@ -23,21 +22,27 @@ export class Recorder {
   async start(most, onEnd) {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     const mimeType = Object.keys(FORMATS).find((type) => MediaRecorder.isTypeSupported(type));
-    this.#pieces = [];
-    this.#recorder = new MediaRecorder(stream, mimeType && { mimeType });
-    this.#recorder.ondataavailable = ({ data }) => this.#pieces.push(data);
-    this.#recorder.onstop = () => {
-      clearTimeout(this.over);
+    const pieces = [];
+    const recorder = (this.#recorder = new MediaRecorder(stream, mimeType && { mimeType }));
+    recorder.ondataavailable = ({ data }) => pieces.push(data);
+    recorder.onstop = () => {
+      clearTimeout(over);
       stream.getTracks().forEach((track) => track.stop()); // the browser's sign of a recording goes out
-      const type = this.#recorder.mimeType;
-      onEnd(new File(this.#pieces, `voice.${FORMATS[type] ?? "webm"}`, { type }));
+      const type = recorder.mimeType;
+      if (!recorder.isDropped) onEnd(new File(pieces, `voice.${FORMATS[type] ?? "webm"}`, { type }));
     };
     this.started = performance.now();
-    this.#recorder.start();
-    this.over = setTimeout(() => this.stop(), (most - 1) * 1000);
+    recorder.start();
+    const over = setTimeout(() => this.stop(), (most - 1) * 1000);
   }
 
   stop() {
     if (this.isRunning) this.#recorder.stop();
+  }
+
+  /** The microphone is given back, and what it heard is thrown away. */
+  drop() {
+    if (this.isRunning) this.#recorder.isDropped = true;
+    this.stop();
   }
 }

@@ -31,7 +31,8 @@ class Exchange {
     const shown = Object.entries(headers).map(([name, value]) => `${name}: ${veiled(name, value)}`);
     const sent = [`${method} ${url}`, ...shown, ...bodyOf(body)].join("\n");
     const summary = make("summary", {}, make("span", {}, `${method} ${url}`), " ", this.status, " ", this.took);
-    const copy = button("Copy as curl", () => navigator.clipboard?.writeText(curl(method, url, headers, body)));
+    const copies = () => navigator.clipboard.writeText(curl(method, url, headers, body));
+    const copy = navigator.clipboard ? button("Copy as curl", copies) : null; // on https and this machine only
     const details = make("details", {}, summary, make("pre", { tabIndex: 0, ariaLabel: "Request" }, sent), copy, this.answer);
     this.events = 0;
     this.element = make("li", {}, details);
