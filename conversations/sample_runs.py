@@ -21,7 +21,9 @@ from yral_chat.errors import Conflict
 
 MOST_SAMPLES = 50
 GIVEN_UP = dt.timedelta(seconds=60)  # longer than an answer takes: who asked is gone
+LOOKED_BACK = 20  # runs
 State = SampleResult.State
+JUDGED = (State.GREEN, State.RED)
 
 
 @write_transaction()
@@ -61,8 +63,8 @@ class Progress:
 
 def progress_of(run: SampleRun) -> Progress:
     states = list(run.results.values_list("state", flat=True))
-    red = states.count(State.RED)
-    return Progress(total=len(states), done=red + states.count(State.GREEN), red=red)
+    done = sum(state in JUDGED for state in states)
+    return Progress(total=len(states), done=done, red=states.count(State.RED))
 
 
 @write_transaction()
@@ -143,8 +145,18 @@ def _keep(result: SampleResult, outcome: tries.Outcome) -> None:
         setattr(result, name, value)
 
 
+def runs_of(version: PersonaVersion) -> list[SampleRun]:
+    """The newest first, of the latest ones. A draft has those of drafts that said the same, too: it may have been set
+    aside and restored, or brought in from a file."""
+    runs = SampleRun.objects.filter(version__influencer=version.influencer_id).select_related("version__influencer")
+    if version.published_at:
+        return list(runs.filter(version=version)[:LOOKED_BACK])
+    drafted, said = runs.filter(version__published_at=None)[:LOOKED_BACK], digest_of(version.content)
+    return [run for run in drafted if run.version_id == version.pk or digest_of(run.content) == said]
+
+
 def last_run(version: PersonaVersion) -> SampleRun | None:
-    return SampleRun.objects.filter(version=version).select_related("version__influencer").first()
+    return next(iter(runs_of(version)), None)
 
 
 def last_published_run(influencer: Influencer, before: SampleRun | None = None) -> SampleRun | None:
@@ -157,18 +169,32 @@ def last_published_run(influencer: Influencer, before: SampleRun | None = None) 
 
 def objections(draft: PersonaVersion) -> Iterable[versions.Objection]:
     """What the test set says against publishing. Registered in apps.py."""
-    if not SampleMessage.objects.filter(influencer=draft.influencer_id).exists():
+    runs = runs_of(draft)
+    if not runs and not SampleMessage.objects.filter(influencer=draft.influencer_id).exists():
         return
     address = reverse("admin:persona_tests", args=[quote(draft.influencer_id)])
-    run = last_run(draft)
-    if run is None:
+    if not runs:
         yield versions.Objection("The tests haven't run with this draft.", address)
         return
-    progress = progress_of(run)
-    if progress.red:
-        tests = "1 test is" if progress.red == 1 else f"{progress.red} tests are"
-        yield versions.Objection(f"{tests} red, of {progress.total}.", address, needs_reason=True)
+    run, progress, standing = runs[0], progress_of(runs[0]), _standing(runs)
+    if red := standing.count(State.RED):
+        tests = "1 test is" if red == 1 else f"{red} tests are"
+        yield versions.Objection(f"{tests} red, of {len(standing)}.", address, needs_reason=True)
     if digest_of(run.content) != digest_of(draft.content):
         yield versions.Objection("The draft was changed since its tests ran.", address)
     elif not progress.is_complete:
         yield versions.Objection(f"Only {progress.done} of {progress.total} tests have run.", address)
+
+
+def _standing(runs: list[SampleRun]) -> list[str]:
+    """How each test came out last. A run that was broken off takes nothing back of those before it."""
+    states: dict[object, str] = {}
+    for run in runs:
+        results = list(run.results.all())
+        for result in results:
+            test = result.sample_id or result.message
+            if states.get(test) not in JUDGED:
+                states[test] = result.state
+        if all(result.state in JUDGED for result in results):
+            break
+    return list(states.values())

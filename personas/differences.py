@@ -14,7 +14,7 @@ from personas.models import texts
 
 WORDS = regex.compile(r"\w+|\s+|[^\w\s]")  # with the marks of Indic scripts
 MOST_WORDS = 1500  # of two passages that differ: comparing takes the product of their lengths
-MOST_LINES = 20_000
+MOST_LINES = 5_000
 CONTEXT = 2  # unchanged lines that stay beside a change
 LONG = 8  # lines that are worth folding
 

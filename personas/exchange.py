@@ -19,7 +19,10 @@ from personas.models import VERSIONED, Influencer
 FORMAT, VERSION = "yral-persona", 1
 MOST_BYTES, MOST_PERSONAS, MOST_DEEP = 900_000, 100, 20
 ARCHIVES = (b"PK", b"\x1f\x8b", b"7z\xbc\xaf", b"BZh", b"\xfd7zXZ", b"Rar!", b"(\xb5/\xfd")
-PROGRAM = re.compile(r"<\s*/?\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|javascript\s*:", re.IGNORECASE)
+# In time that grows with the text alone: a search like this holds up every thread of the process
+PROGRAM = re.compile(
+    r"<\s*+/?+\s*+(?:script|iframe|object|embed)\b|<[^<>]*?\son\w+\s*+=|javascript\s*+:", re.IGNORECASE
+)
 
 
 class NotImportable(ValueError):

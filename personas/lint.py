@@ -197,10 +197,11 @@ CHECKS: tuple[Callable[[Influencer], Findings], ...] = (
 ANY_VARIABLE = re.compile(r"\{\{([^{}\n]{0,60})\}\}")
 A_RANGE = re.compile(r"\d{3,4}-\d{3,4}")  # of calories, say
 EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
+# Each in time that grows with the text alone: a search holds up every thread of the process
 KEY = re.compile(
     r"AIza[\w-]{30,}|\bsk-[\w-]{16,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}|\bxox[abprs]-[\w-]{10,}"
-    r"|\bA[KS]IA[0-9A-Z]{16}\b|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|\b(?:api[ _-]?key|secret|token|passw(?:or)?d|pwd)\b\s*(?:[:=]|is)\s*[\"'“]?(?=\S*\d)[^\s\"'”]{8,}",
+    r"|\bA[KS]IA[0-9A-Z]{16}\b|(?<![\w-])eyJ[\w-]{10,}+\.eyJ[\w-]{10}|-----BEGIN [A-Z ]{0,40}PRIVATE KEY"
+    r"|\b(?:api[ _-]?key|secret|token|passw(?:or)?d|pwd)\b\s*(?:[:=]|is)\s*[\"'“]?(?=\S{0,99}?\d)[^\s\"'”]{8}",
     re.IGNORECASE,
 )
 _MONTH = (

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.core.validators import MaxLengthValidator, MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Value, When
 from django.utils import timezone
@@ -21,6 +21,9 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+MOST_CHARACTERS = 100_000  # of one text: to look one over and to compare two takes seconds by then
+
+
 def validate_texts(value: object) -> None:
     """A JSON list of non-blank strings."""
     if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
@@ -28,13 +31,15 @@ def validate_texts(value: object) -> None:
 
 
 def validate_json(value: object) -> None:
-    """What Python takes for JSON and nothing else does: NaN, Infinity, half an emoji, NUL."""
+    """Refuses what Python takes for JSON and nothing else does (NaN, Infinity, half an emoji, NUL), and too much of it."""
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode().decode()
     except (ValueError, TypeError) as exc:
         raise ValidationError("This can't be stored: it holds half a character or an impossible number.") from exc
     if "\\u0000" in text:
         raise ValidationError("Null characters are not allowed.")
+    if len(text) > MOST_CHARACTERS:
+        raise ValidationError(f"This has more than {MOST_CHARACTERS:,} characters.")
 
 
 def validate_object(value: object) -> None:
@@ -56,7 +61,8 @@ class PersonaContent(models.Model):
     """What a version holds: all that decides what the persona says. Live in `ai_influencers`, kept in each version."""
 
     system_instructions = models.TextField(
-        help_text=f"Who the persona is and how it speaks. Never shown to users. {VARIABLES_HELP}"
+        validators=[MaxLengthValidator(MOST_CHARACTERS)],
+        help_text=f"Who the persona is and how it speaks. Never shown to users. {VARIABLES_HELP}",
     )
     language_note = models.TextField(
         "languages",

@@ -17,6 +17,7 @@ from tests.conftest import token
 from tests.fake_gemini import FakeGemini, fails, says
 from tests.personas.page import Page
 from tests.test_admin_personas import PAYLOAD, assert_inert, change, page, saved, submit
+from tests.test_admin_versions import press
 
 Desk = Callable[[User], Client]
 
@@ -275,6 +276,37 @@ def test_publishing_with_red_needs_a_reason_which_stands_in_the_note(
     assert publish(client, drafted, despite="The test is wrong.").status_code == 302
     version = PersonaVersion.objects.get(number=2)
     assert version.change_note == "Because.\n\nPublished although: 1 test is red, of 1. The test is wrong."
+
+
+def test_what_was_red_stays_red_until_a_run_to_its_end_says_otherwise(
+    client: Client, drafted: Influencer, gemini: FakeGemini
+) -> None:
+    """Neither a run that is broken off, nor a draft that is set aside and restored, nor a test that goes, takes it back."""
+    sample = written(client, drafted, "Hello!", ("contains", "never said"))
+    written(client, drafted, "How are you?")
+    run(client, drafted)
+    url = f"/admin/personas/influencer/{drafted.pk}/"
+
+    def is_refused() -> None:
+        assert "1 test is red, of 2." in page(client, f"{url}publish/").text
+        assert "Say why you publish it all the same." in Page(publish(client, drafted)).text
+
+    address = started(client, drafted)
+    is_refused()
+    draft = PersonaVersion.objects.drafts().get()
+    press(client, drafted, "draft/set-aside/", on="change/")
+    press(client, drafted, f"versions/{draft.pk}/restore/", on=f"versions/{draft.pk}/")
+    assert PersonaVersion.objects.drafts().get().pk != draft.pk
+    is_refused()
+    client.post(at(drafted, f"{sample.pk}/"), {"_delete": "1"})
+    is_refused()
+
+    gemini.default = says("Hello!")
+    while client.post(f"{address}next/").json()["step"]:
+        pass
+    assert "1 test is red, of 2." in page(client, f"{url}publish/").text, "it was asked all the same"
+    assert run(client, drafted)["red"] == 0
+    assert publish(client, drafted).status_code == 302
 
 
 def test_green_or_unrun_tests_need_no_reason(client: Client, drafted: Influencer, gemini: FakeGemini) -> None:

@@ -4,6 +4,7 @@ import copy
 import gzip
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
 from django.test import Client
 
+from personas import exchange
 from personas.models import Influencer, PersonaVersion
 from personas.versions import save_draft
 from tests.personas.page import Page
@@ -321,9 +323,18 @@ def test_a_hostile_file_is_refused_with_a_sentence(client: Client, db: None, fil
     assert not Influencer.objects.exists()
 
 
+@pytest.mark.parametrize(("begin", "piece"), [("", "<"), ("<", " "), ("", "< on"), ("", "javascript ")])
+def test_a_file_made_to_take_for_ever_does_not(begin: str, piece: str) -> None:
+    began = time.process_time()
+    assert exchange.read(ours(one(system_instructions=begin + piece * (20_000 // len(piece)))))
+    assert time.process_time() - began < 0.8
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        ({"system_instructions": "x" * 100_001}, "System instructions: Ensure this value has at most 100000"),
+        ({"personality_traits": {"x": "x" * 100_000}}, "Personality traits: This has more than 100,000"),
         ({"temperature": 9}, "Temperature: Ensure this value is less than or equal to 2"),
         ({"max_output_tokens": 10**12}, "Max output tokens: Ensure"),
         ({"suggested_messages": [1]}, "Suggested messages: Enter a list of texts"),

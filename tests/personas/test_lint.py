@@ -1,6 +1,7 @@
 """What the desk says of a persona's texts before users see them: on its page after each save, and before publishing."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -177,6 +178,13 @@ def test_it_finds_no_contradiction_where_there_is_none(note: str, instructions: 
 @pytest.mark.parametrize("stored", [{"a": 1}, "text", 7, [1, None], [["x"]]])
 def test_broken_rows_break_nothing(stored: Any) -> None:
     assert findings(persona(suggested_messages=stored, personality_traits=stored)) is not None
+
+
+@pytest.mark.parametrize("piece", ["token=", "eyJaaaaaaaaaa-", "password is ", "-----BEGIN ", "98 ", "a@b."])
+def test_a_text_made_to_take_for_ever_does_not(piece: str) -> None:
+    began = time.process_time()
+    said(system_instructions=piece * (60_000 // len(piece)))
+    assert time.process_time() - began < 1.5
 
 
 def test_a_key_is_not_repeated_by_the_finding() -> None:
