@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import time_machine
 from django.contrib.auth.models import User
-from django.db import IntegrityError
+from django.db import IntegrityError, connection, transaction
 from django.db.models import ProtectedError
 from django.test import Client
 from django.utils import timezone
@@ -295,6 +295,8 @@ def test_nobody_changes_or_deletes_the_log(desk: Desk, superuser: User, chat: Co
             change()
     with pytest.raises(ProtectedError):
         superuser.delete()
+    with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("UPDATE readings SET reason = 'Another'")
     assert list(Reading.objects.values()) == before
 
 

@@ -16,7 +16,7 @@ from conversations import why
 from conversations.models import Conversation, Message, PromptText
 from personas.models import Influencer
 from personas.versions import catch_up, publish, save_draft
-from tests.conftest import Api
+from tests.conftest import Api, member
 from tests.conversations.media import take
 from tests.fake_gemini import REPLY, FakeGemini, blocks, fails, says
 from tests.personas.page import Page
@@ -37,9 +37,7 @@ def warm() -> None:
 @pytest.fixture
 def reader(db: None) -> User:
     """Who may read messages and ask why."""
-    user = User.objects.create_user("reader", "", "a-password-for-tests", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=["view_message", "explain_message"]))
-    return user
+    return member("reader", "Support")
 
 
 @pytest.fixture
