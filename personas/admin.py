@@ -7,6 +7,7 @@ import orjson
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.models import DELETION
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.db import connection
@@ -15,8 +16,7 @@ from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from personas import desk, importing
-from personas.audit import label
+from personas import audit, desk, importing
 from personas.differences import Difference, differences
 from personas.models import VERSIONED, Influencer, InfluencerQuerySet, PersonaVersion
 from personas.serializers import SHOWN_STATUSES, absolute
@@ -89,7 +89,7 @@ class InfluencerForm(forms.ModelForm):
             if name in cleaned and cleaned[name] is None:
                 cleaned[name] = empty
         if self.stored and cleaned.get("revision") != revision_of(self.stored, self.draft):
-            self._bring_together(cleaned)
+            self._bring_together(cleaned, told=not self.errors)
             raise forms.ValidationError(MEANWHILE)
         return cleaned
 
@@ -99,14 +99,16 @@ class InfluencerForm(forms.ModelForm):
         content = (self.draft or self.stored).content
         return {name: getattr(self.stored, name) for name in (*Influencer.DETAILS, "is_active")} | content
 
-    def _bring_together(self, mine: dict[str, Any]) -> None:
-        """The form comes again with the other's text where only they wrote, and one's own everywhere else."""
+    def _bring_together(self, mine: dict[str, Any], *, told: bool) -> None:
+        """The form comes again with the other's text where only they wrote, and one's own everywhere else. A
+        value that doesn't hold can't be compared: then nobody counts as `told`, and all comes once more."""
         base, theirs, taken = _base(mine.get("base", "")), self._now(), []
         for name in set(theirs) & set(mine) & set(self.fields):
             if name in base and mine[name] == base[name] != theirs[name]:
                 taken.append(name)
         shown = {name: self.fields[name].prepare_value(theirs[name]) for name in taken}
-        shown |= {"revision": revision_of(self.stored, self.draft), "base": json.dumps(theirs)}  # type: ignore[arg-type]
+        if told:
+            shown |= {"revision": revision_of(self.stored, self.draft), "base": json.dumps(theirs)}  # type: ignore[arg-type]
         sent = self.data.copy()  # type: ignore[attr-defined]
         for name, value in shown.items():
             sent[self.add_prefix(name)] = "" if value is None else value
@@ -116,7 +118,7 @@ class InfluencerForm(forms.ModelForm):
         ]
         self.conflict = Conflicting(
             who=str((self.draft and self.draft.author) or "Somebody"),
-            taken=[label(name) for name in theirs if name in taken],
+            taken=[audit.label(name) for name in theirs if name in taken],
             differences=differences({name: theirs[name] for name in both}, {name: mine[name] for name in both}),
         )
 
@@ -157,7 +159,8 @@ class InfluencerAdmin(DeskAdmin):
             "In the list of personas",
             {
                 "fields": ("display_name", "is_active", "name", "category", "description", "avatar_url", "portrait"),
-                "description": "These have no versions and no draft: a change is in all apps at once, and on record.",
+                "description": "These have no versions and no draft: once the persona is published, a change is in all "
+                "apps at once, and on record. It's for those who may publish.",
             },
         ),
         ("Record", {"classes": ("collapse",), "fields": ("id", "created_at", "updated_at", "metadata")}),
@@ -188,9 +191,11 @@ class InfluencerAdmin(DeskAdmin):
         return desk.may(request, "publish")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Influencer | None = None) -> Any:
-        """The status is for those who publish; publishing itself makes the first one."""
-        fixed = obj is None or obj.is_active == Influencer.Status.DRAFT or not self.has_publish_permission(request)
-        return (*self.readonly_fields, "is_active") if fixed else self.readonly_fields
+        """What users see at once is for those who publish; the first status is made by publishing itself."""
+        if obj is None or obj.is_active == Influencer.Status.DRAFT:
+            return (*self.readonly_fields, "is_active")
+        fixed = () if self.has_publish_permission(request) else (*Influencer.DETAILS, "is_active")
+        return (*self.readonly_fields, *fixed)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Of a new persona there is neither status nor record."""
@@ -233,6 +238,13 @@ class InfluencerAdmin(DeskAdmin):
         """The services keep the log."""
 
     log_change = log_addition
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        """With all that it said; its versions go with it."""
+        for one in queryset:
+            said = {name: getattr(one, name) for name in Influencer.DETAILS} | (draft_of(one) or one).content
+            values = audit.changes(said, dict.fromkeys(said))
+            audit.record(cast(User, request.user), one, "Deleted the persona.", values, kind=DELETION)
 
     def response_add(self, request: HttpRequest, obj: Influencer, post_url_continue: str | None = None) -> HttpResponse:
         self.message_user(request, f"{obj} is saved. Users see it when it's published.", messages.SUCCESS)

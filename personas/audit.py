@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import User
 from django.utils.text import capfirst
 
@@ -33,7 +33,7 @@ def record(
     values: Values,
     *,
     note: str = "",
-    new: bool = False,
+    kind: int = CHANGE,
 ) -> None:
     """In the transaction of the change itself. `did` is a sentence. Commands have no author, and leave no entry."""
     if author is None:
@@ -41,6 +41,4 @@ def record(
     # `fields` is what Django shows of it
     shown = {name: [_plain(value) for value in pair] for name, pair in values.items()}
     message = {"fields": [label(name) for name in values] or [did], "did": did, "values": shown, "note": note}
-    LogEntry.objects.log_actions(
-        author.pk, [influencer], ADDITION if new else CHANGE, change_message=[{"changed": message}]
-    )
+    LogEntry.objects.log_actions(author.pk, [influencer], kind, change_message=[{"changed": message}])

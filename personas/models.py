@@ -31,7 +31,7 @@ def validate_texts(value: object) -> None:
 
 
 def validate_json(value: object) -> None:
-    """Refuses what Python takes for JSON and nothing else does (NaN, Infinity, half an emoji, NUL), and too much of it."""
+    """Refuses what Python alone takes for JSON (NaN, Infinity, half an emoji), NUL, and too much of it."""
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode().decode()
     except (ValueError, TypeError) as exc:

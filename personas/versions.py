@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.contrib.admin.models import ADDITION
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
@@ -99,7 +100,7 @@ def create_persona(*, details: Mapping[str, Any], content: Content, author: Auth
     draft.save(force_insert=True)
     blank = Influencer().content
     values = {**audit.changes(dict.fromkeys(details), details), **audit.changes(blank, draft.content)}
-    audit.record(author, influencer, "Made the persona.", values, new=True)
+    audit.record(author, influencer, "Made the persona.", values, kind=ADDITION)
     return influencer
 
 

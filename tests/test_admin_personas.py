@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.contrib.auth.models import Group, Permission, User
 from django.db import connection
 from django.test import Client
@@ -486,6 +486,29 @@ def test_an_editor_sees_no_chats_at_any_address(at_desk: Client, coach: Influenc
     assert "alice" not in page(at_desk, change(coach)).text
 
 
+def test_an_editor_changes_nothing_that_users_would_see_at_once(
+    at_desk: Client, coach: Influencer, make_influencer: MakeInfluencer
+) -> None:
+    """What has no draft: its name is even told to the model."""
+    before = {name: getattr(coach, name) for name in (*Influencer.DETAILS, "is_active")}
+    url = change(coach)
+    form = page(at_desk, url).form("influencer_form")
+    assert not before.keys() & form.keys()
+
+    typed = {
+        **form,
+        "name": "taken-over",
+        "display_name": "Evil",
+        "avatar_url": "https://evil.example/",
+        "metadata": "{}",
+    }
+    saved(at_desk.post(url, {**typed, "description": "x", "category": "x", "is_active": "discontinued"}))
+
+    coach.refresh_from_db()
+    assert {name: getattr(coach, name) for name in before} == before
+    saved(submit(at_desk, change(make_influencer(is_active="draft")), display_name="Not seen yet"))
+
+
 def test_an_editor_cannot_delete_a_persona(at_desk: Client, coach: Influencer) -> None:
     url = f"{LIST}{coach.pk}/delete/"
 
@@ -811,6 +834,9 @@ def test_a_superuser_deletes_a_persona_that_nobody_talked_with(
     response = desk(superuser).post(f"{LIST}{persona.pk}/delete/", {"post": "yes"})
 
     assert (response.status_code, response["Location"]) == (302, LIST)
+    gone = LogEntry.objects.get(action_flag=DELETION)
+    assert gone.user == superuser
+    assert persona.system_instructions in gone.change_message, "what it said stands in the record"
     assert not Influencer.objects.exists()
 
 
@@ -829,13 +855,13 @@ def test_not_even_a_superuser_deletes_one_that_somebody_talked_with(
 
 
 def test_an_id_that_is_a_principal_works_in_every_address_of_the_admin(
-    at_desk: Client, make_influencer: MakeInfluencer
+    publishing: Client, make_influencer: MakeInfluencer
 ) -> None:
     """Ids are any string; the admin quotes what an address can't hold."""
     for influencer_id in ("qg2pi-g3xl4-uprdd-macwr-64q7r-plotv-xm3bg-iayu3-rnpux-7ikkz-hqe", "a/b?c#d_e f%"):
         persona = make_influencer(id=influencer_id)
-        url = page(at_desk, LIST).link(persona.display_name)
-        saved(submit(at_desk, url, display_name="Found"))
+        url = page(publishing, LIST).link(persona.display_name)
+        saved(submit(publishing, url, display_name="Found"))
         persona.refresh_from_db()
         assert persona.display_name == "Found"
         open_conversation(influencer_id=influencer_id, user_id="alice")

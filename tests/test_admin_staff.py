@@ -7,8 +7,9 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 
+from personas.models import Influencer
 from tests.personas.page import Page
-from tests.test_admin_personas import PAYLOAD, assert_inert, page
+from tests.test_admin_personas import PAYLOAD, assert_inert, change, page, saved, submit
 
 STAFF, GROUPS = "/admin/auth/user/", "/admin/auth/group/"
 Desk = Callable[[User], Client]
@@ -67,6 +68,23 @@ def test_the_rights_of_a_group_are_on_record_also_when_it_goes(client: Client) -
     gone = LogEntry.objects.get(action_flag=3)
     assert "Can view turn" in gone.change_message
     assert not Group.objects.filter(name="Analysts").exists()
+
+
+def test_who_did_anything_here_is_not_deleted_for_the_record_would_go_with_them(
+    client: Client, desk: Desk, editor: User, coach: Influencer
+) -> None:
+    saved(submit(desk(editor), change(coach), initial_greeting="The editor's"))
+    newcomer = User.objects.create_user("newcomer", is_staff=True)
+
+    assert "The record of what editor did here" in page(client, f"{STAFF}{editor.pk}/delete/").text
+    client.post(f"{STAFF}{editor.pk}/delete/", {"post": "yes"})
+    chosen = {"action": "delete_selected", "_selected_action": [editor.pk, newcomer.pk], "post": "yes"}
+    client.post(STAFF, chosen)
+    assert User.objects.filter(pk__in=[editor.pk, newcomer.pk]).count() == 2
+    assert LogEntry.objects.filter(user=editor, change_message__contains="The editor's").exists()
+
+    assert client.post(f"{STAFF}{newcomer.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not User.objects.filter(pk=newcomer.pk).exists()
 
 
 def test_markup_in_a_name_is_inert_in_the_record(client: Client, editor: User) -> None:

@@ -281,7 +281,7 @@ def test_publishing_with_red_needs_a_reason_which_stands_in_the_note(
 def test_what_was_red_stays_red_until_a_run_to_its_end_says_otherwise(
     client: Client, drafted: Influencer, gemini: FakeGemini
 ) -> None:
-    """Neither a run that is broken off, nor a draft that is set aside and restored, nor a test that goes, takes it back."""
+    """Neither a run that is broken off takes it back, nor a draft set aside and restored, nor a test that goes."""
     sample = written(client, drafted, "Hello!", ("contains", "never said"))
     written(client, drafted, "How are you?")
     run(client, drafted)

@@ -347,17 +347,36 @@ def test_the_second_editor_is_told_sees_both_texts_and_loses_nothing(
 
 
 def test_what_has_no_versions_is_not_overwritten_either(
-    desk: Desk, editor: User, publisher: User, coach: Influencer
+    desk: Desk, superuser: User, publisher: User, coach: Influencer
 ) -> None:
     second = desk(publisher)
     form = page(second, change(coach)).form("influencer_form")
-    saved(submit(desk(editor), change(coach), description="First wrote this."))
+    saved(submit(desk(superuser), change(coach), description="First wrote this."))
 
     told = second.post(change(coach), {**form, "description": ["Second wrote that."]})
 
     assert "while you were writing" in Page(told).text
     coach.refresh_from_db()
     assert coach.description == "First wrote this."
+
+
+def test_a_text_that_came_beside_a_slip_of_the_second_s_is_shown_before_it_is_replaced(
+    desk: Desk, editor: User, publisher: User, coach: Influencer
+) -> None:
+    second = desk(publisher)
+    form = page(second, change(coach)).form("influencer_form")
+    saved(submit(desk(editor), change(coach), personality_traits='{"tone": "First wrote this"}', deflection="First"))
+
+    slip = second.post(change(coach), {**form, "personality_traits": ['{"tone": "Second']})
+    assert "Enter a valid JSON." in Page(slip).text
+    again = Page(slip).form("influencer_form")
+    told = second.post(change(coach), {**again, "personality_traits": ['{"tone": "Second wrote this"}']})
+
+    assert "<del>First</del><ins>Second</ins> wrote this" in Page(told).html
+    assert draft(coach).personality_traits == {"tone": "First wrote this"}
+    saved(second.post(change(coach), Page(told).form("influencer_form")))
+    assert draft(coach).personality_traits == {"tone": "Second wrote this"}
+    assert draft(coach).deflection == "First"
 
 
 @pytest.mark.parametrize("base", ["", "null", "[]", "{", "\x00", '{"initial_greeting": 7}', "[" * 5000])

@@ -72,6 +72,12 @@ class StaffAdmin(BeforeAndAfter, UserAdmin, DeskAdmin):
         ("Record", {"fields": ("last_login", "date_joined")}),
     )
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """The record of what somebody did would go with them: they are switched off instead."""
+        *found, protected = super().get_deleted_objects(objs, request)
+        acted = User.objects.filter(pk__in=[one.pk for one in objs], logentry__isnull=False).distinct()
+        return *found, [*protected, *(f"The record of what {one} did here" for one in acted)]
+
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         kwargs |= {"widget": GroupBoxes(), "help_text": "They get the rights of all their groups."}
         return super().formfield_for_manytomany(db_field, request, **kwargs)

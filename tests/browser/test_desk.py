@@ -68,8 +68,8 @@ def test_who_may_do_nothing_is_told_whom_to_ask(desk: Desk) -> None:
 # Writing
 
 
-def test_an_editor_changes_a_persona_and_users_see_it(desk: Desk, service: Server) -> None:
-    page = desk(PERSONAS, user="editor")
+def test_a_publisher_changes_a_persona_and_users_see_it(desk: Desk, service: Server) -> None:
+    page = desk(PERSONAS, user="publisher")
     on_its_page(page, "Ira Bytes")
     before = page.locator(".instructions-size").inner_text()
     page.locator("#id_system_instructions").press("Control+End")
