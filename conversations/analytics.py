@@ -29,6 +29,7 @@ class Dialect:
     integer: str
     real: str
     recent: str  # the first moment of v_recent_activity
+    now: str
 
 
 SQLITE = Dialect(
@@ -39,6 +40,7 @@ SQLITE = Dialect(
     integer="CAST({0} AS INTEGER)",
     real="CAST({0} AS REAL)",
     recent=f"date('now', '-{RECENT_DAYS - 1} days')",
+    now="strftime('%Y-%m-%d %H:%M:%f', 'now')",
 )
 POSTGRESQL = Dialect(
     uuid="{0}::text",
@@ -48,6 +50,7 @@ POSTGRESQL = Dialect(
     integer="CAST({0} AS bigint)",
     real="CAST({0} AS double precision)",
     recent=f"((now() AT TIME ZONE 'UTC')::date - {RECENT_DAYS - 1})::timestamp AT TIME ZONE 'UTC'",
+    now="now()",
 )
 
 
@@ -191,7 +194,9 @@ VIEWS = {
                 avg(CASE WHEN t.state = 'done' THEN t.ms_to_end END) AS ms
             FROM turns t JOIN conversations c ON c.id = t.conversation_id GROUP BY c.influencer_id
         )
-        SELECT i.id AS bot_id, i.display_name AS bot_name, i.is_active AS status, i.category,
+        SELECT i.id AS bot_id, i.display_name AS bot_name,
+            CASE WHEN i.is_active = 'active' AND i.goes_live_at > <<now>> THEN 'coming_soon' ELSE i.is_active END
+                AS status, i.category,
             <<integer coalesce(s.conversations, 0)>> AS conversations, <<integer coalesce(s.users, 0)>> AS users,
             <<integer coalesce(s.messages, 0)>> AS total_messages,
             <<integer coalesce(s.user_messages, 0)>> AS user_messages,

@@ -11,6 +11,7 @@ from django.contrib.admin.models import DELETION
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.db import connection
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, reverse
 from django.utils.html import format_html
@@ -138,11 +139,23 @@ def _base(sent: str) -> dict[str, Any]:
     return base if isinstance(base, dict) else {}
 
 
+class StatusFilter(admin.SimpleListFilter):
+    """By what users see."""
+
+    title, parameter_name = "status", "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(Influencer.Status.choices)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(status=self.value()) if self.value() else queryset
+
+
 @admin.register(Influencer)
 class InfluencerAdmin(DeskAdmin):
     form = InfluencerForm
-    list_display = ("display_name", "portrait", "category", "status", "version", "updated_at")
-    list_filter = ("is_active", "category")
+    list_display = ("display_name", "portrait", "category", "shown_status", "version", "updated_at")
+    list_filter = (StatusFilter, "category")
     list_select_related = False
     search_fields = ("display_name", "name", "description", "category")
     readonly_fields = ("id", "portrait", "created_at", "updated_at")
@@ -174,7 +187,7 @@ class InfluencerAdmin(DeskAdmin):
         return [*importing.urls(), *desk.urls(), *super().get_urls()]
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        return cast(InfluencerQuerySet, super().get_queryset(request)).with_draft_state()
+        return cast(InfluencerQuerySet, super().get_queryset(request)).with_draft_state().with_status()
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Influencer | None:
         """Locked when it is about to be changed, so that two who save at once come one after the other."""
@@ -268,8 +281,8 @@ class InfluencerAdmin(DeskAdmin):
             absolute(influencer.avatar_url, settings.SCRIPT_NAME),
         )
 
-    @admin.display(description="status", ordering="is_active")
-    def status(self, influencer: Influencer) -> str:
+    @admin.display(description="status", ordering="status")
+    def shown_status(self, influencer: Influencer) -> str:
         """As users see it."""
         if influencer.waits_to_go_live:
             return f"Coming soon, live on {influencer.goes_live_at:%-d %b, %H:%M} UTC"

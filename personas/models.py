@@ -150,16 +150,14 @@ class InfluencerQuerySet(models.QuerySet["Influencer"]):
         """`has_draft`: somebody works on a next version."""
         return self.annotate(has_draft=Exists(PersonaVersion.objects.drafts().filter(influencer=OuterRef("pk"))))
 
+    def with_status(self, now: dt.datetime | None = None) -> "InfluencerQuerySet":
+        """`status` is what users see: coming soon until it goes live, then active without anybody's hand."""
+        return self.annotate(status=_status_at(now or timezone.now()))
+
     def as_listed(self, now: dt.datetime | None = None) -> "InfluencerQuerySet":
         """Active, then coming soon, then discontinued (which is their alphabetical order; a test holds it);
-        the newest first within each; the id breaks ties. `status` is what users see: coming soon until it goes live,
-        then active without anybody's hand."""
-        waits = When(
-            is_active=Influencer.Status.ACTIVE,
-            goes_live_at__gt=now or timezone.now(),
-            then=Value(Influencer.Status.COMING_SOON.value),
-        )
-        shown = self.shown().annotate(status=Case(waits, default=F("is_active")))
+        the newest first within each; the id breaks ties."""
+        shown = self.shown().annotate(status=_status_at(now or timezone.now()))
         return shown.order_by("status", "-created_at", "id")
 
     def with_tokens_of(self, day: dt.date) -> "InfluencerQuerySet":
@@ -179,6 +177,11 @@ class InfluencerQuerySet(models.QuerySet["Influencer"]):
         influencer = instance(Influencer, row)
         influencer.tokens_today = row["spent"] or 0
         return influencer
+
+
+def _status_at(now: dt.datetime) -> Case:
+    later = {"is_active": Influencer.Status.ACTIVE, "goes_live_at__gt": now}
+    return Case(When(**later, then=Value(Influencer.Status.COMING_SOON.value)), default=F("is_active"))
 
 
 class Influencer(PersonaContent):

@@ -1,5 +1,6 @@
 """Staff and personas, through the admin's real pages: what a browser sends, and what the next reply makes of it."""
 
+import datetime as dt
 from collections.abc import Callable
 from contextlib import closing
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from conversations.models import Conversation, Message
 from conversations.services import open_conversation
@@ -381,10 +383,12 @@ def test_the_filters_are_by_status_and_category(at_desk: Client, make_influencer
     make_influencer(display_name="One", category="fitness")
     make_influencer(display_name="Two", category="fitness", is_active="discontinued")
     make_influencer(display_name="Three", category="cooking", is_active="coming_soon")
+    make_influencer(display_name="Four", category="art", goes_live_at=timezone.now() + dt.timedelta(hours=1))
+    make_influencer(display_name="Five", category="art", goes_live_at=timezone.now() - dt.timedelta(hours=1))
     everyone = page(at_desk, LIST)
 
-    assert names(at_desk, LIST + everyone.link("Active")) == {"One"}
-    assert names(at_desk, LIST + everyone.link("Coming soon")) == {"Three"}
+    assert names(at_desk, LIST + everyone.link("Active")) == {"One", "Five"}
+    assert names(at_desk, LIST + everyone.link("Coming soon")) == {"Three", "Four"}
     assert names(at_desk, LIST + everyone.link("Discontinued")) == {"Two"}
     assert names(at_desk, LIST + everyone.link("fitness")) == {"One", "Two"}
     both = page(at_desk, LIST + everyone.link("fitness")).link("Discontinued")

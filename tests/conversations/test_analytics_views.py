@@ -198,9 +198,12 @@ def test_a_persona_s_performance_is_counted_also_where_it_is_retired_or_idle(
         question=first, conversation=first.conversation, state="done", total_tokens=60, cost_usd="0.25", ms_to_end=1500
     )
 
+    waiting = make_influencer(goes_live_at=timezone.now() + dt.timedelta(hours=1))
+    live = make_influencer(goes_live_at=timezone.now() - dt.timedelta(hours=1))
     found = {row["bot_id"]: row for row in shown("v_bot_performance")}
 
-    assert len(found) == 3
+    assert len(found) == 5
+    assert (found[waiting.pk]["status"], found[live.pk]["status"]) == ("coming_soon", "active")
     mine = found[coach.pk]
     assert (mine["conversations"], mine["users"], mine["total_messages"], mine["user_messages"]) == (2, 1, 3, 2)
     assert (mine["messages_per_conversation"], mine["answered"], mine["failed"]) == (1.5, 1, 0)
