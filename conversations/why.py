@@ -20,7 +20,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 
-from conversations import sent
+from conversations import sent, tries
 from conversations.models import Message, PromptText, Turn
 from conversations.reading import ask_first
 from personas.models import Influencer, PersonaVersion
@@ -182,7 +182,8 @@ def _replayed(explained: Explained) -> Replayed:
     prompt = sent.again_with(persona, explained.turn)
     release_connection()
     tally, began = ai.Tally(), time.monotonic()
-    reply = ai.generate_reply(prompt, deadline=ai.Deadline(began + settings.GEMINI_TIMEOUT_SECONDS), tally=tally)
+    with ai.counted_as(tries.KIND):
+        reply = ai.generate_reply(prompt, deadline=ai.Deadline(began + settings.GEMINI_TIMEOUT_SECONDS), tally=tally)
     usage = tally.usage
     today = dt.datetime.now(dt.UTC).date()
     facts = [

@@ -23,7 +23,8 @@ from tests.personas.page import Page
 from tests.reasons import give_reason
 from tests.test_admin_conversations import MESSAGES, detail, page
 from tests.test_admin_personas import PAYLOAD, assert_inert
-from yral_chat import ai
+from tests.test_admin_playground import counts
+from yral_chat import ai, metrics
 
 Desk = Callable[[User], Client]
 
@@ -147,7 +148,7 @@ def test_a_replay_gives_the_draft_the_same_history_and_shows_both(
     Conversation.objects.update(metadata={"memories": {"name": "Alice", "goal": "another"}})
     drafted = {"system_instructions": "Rhyme, {{user_name}}.", "model": "gemini-2.5-pro", "temperature": 0.1}
     save_draft(influencer_id=coach.pk, content=drafted)
-    before = everything()
+    before, calls = everything(), metrics.exposition(list).decode()
     gemini.will(says("Red is the bread."))
 
     shown = replay(client, given["assistant_message"]["id"])
@@ -161,6 +162,9 @@ def test_a_replay_gives_the_draft_the_same_history_and_shows_both(
     assert REPLY in shown.text
     assert shown.text.count("40 read, 0 thought, 12 written") == 2
     assert everything() == before, "nothing is stored or counted"
+    now = metrics.exposition(list).decode()
+    assert counts(now, 'model_calls_total{kind="try"') == counts(calls, 'model_calls_total{kind="try"') + 1
+    assert counts(now, 'model_calls_total{kind="reply"') == counts(calls, 'model_calls_total{kind="reply"')
 
 
 def test_the_day_of_a_replay_is_that_of_the_turn(
