@@ -18,6 +18,7 @@ from django.utils import timezone
 from conversations.models import Message, Reading, Turn
 from personas.models import Influencer
 from tests.conftest import Api, member, token
+from tests.personas.page import Page
 from tests.test_admin_media import row as upload_row
 from tests.yral_chat.test_house import patterns
 
@@ -106,6 +107,20 @@ def test_a_group_opens_its_own_pages_and_no_other(desk: Desk, rows: dict[str, An
         assert answer.status_code in (403, 404, 405), (path, answer.status_code)
         assert b"Words of" not in answer.content
     assert [one for one in state() if one not in before] == []
+
+
+def test_a_refusal_is_a_page_of_the_desk_which_leads_back(desk: Desk, rows: dict[str, Any]) -> None:
+    client = desk(member("worker", "Analysts"))
+    for path, status, said in (
+        ("/admin/personas/influencer/", 403, "You are not allowed to do this. Ask a superuser"),
+        (f"/admin/conversations/message/{rows['message']}/why/", 403, "You are not allowed"),
+        ("/admin/nowhere/", 404, "There is nothing at this address."),
+    ):
+        shown = client.get(path)
+        assert shown.status_code == status
+        assert said in Page(shown).text
+        assert "/admin/" in Page(shown).attributes("href")
+        assert "/admin/statistics/" in Page(shown).attributes("href"), "the navigation is there"
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -11,10 +11,12 @@ from typing import Any
 
 import jwt
 from django.conf import settings
+from django.contrib import admin
 from django.core import exceptions as django
 from django.db import OperationalError, connection
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
+from django.shortcuts import render
 from django.views import csrf, defaults
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from rest_framework import exceptions as rest
@@ -109,6 +111,7 @@ MESSAGES = {
     "storage_unavailable": "Files can't be stored or read right now. Please try again in a moment.",
     "ai_service_unavailable": "The persona can't answer right now. Please try again in a moment.",
 }
+TITLES = {400: "Not understood", 403: "Not allowed", 404: "Nothing here"}  # of the admin's pages
 OF_NGINX = "service_unavailable"  # in front of the service, where it can't be reached (deploy/nginx)
 CODES = sorted((*MESSAGES, "unauthorized", "conflict", "rate_limit_exceeded", OF_NGINX))
 OWN_WORDS = (
@@ -234,28 +237,32 @@ def absent_unless(is_there: Callable[[], bool]) -> Callable[[View], View]:
     return hidden
 
 
-# What Django itself answers outside of any view of ours (urls.py names these). /admin keeps Django's pages.
-def _outside(request: HttpRequest, code: str, status: int, page: Any) -> HttpResponse:
-    if is_admin_page(request):
-        return page()  # type: ignore[no-any-return]
+# What Django itself answers outside of any view of ours (urls.py names these). Of the admin staff see a page of it.
+def _outside(request: HttpRequest, code: str, status: int) -> HttpResponse:
+    user = getattr(request, "user", None)  # none of a request that got no further than the first middleware
+    if user and user.is_authenticated and is_admin_page(request):
+        known = {**admin.site.each_context(request), "title": TITLES[status], "status": status, "said": MESSAGES[code]}
+        return render(request, "admin/refused.html", known, status=status)
     return plain(code, status)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _outside(request, "bad_request", 400, lambda: defaults.bad_request(request, exception))
+    return _outside(request, "bad_request", 400)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _outside(request, "forbidden", 403, lambda: defaults.permission_denied(request, exception))
+    return _outside(request, "forbidden", 403)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    return _outside(request, "forbidden", 403, lambda: csrf.csrf_failure(request, reason))
+    """Of the admin Django's own page, which says what to do."""
+    return csrf.csrf_failure(request, reason) if is_admin_page(request) else plain("forbidden", 403)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _outside(request, "not_found", 404, lambda: defaults.page_not_found(request, exception))
+    return _outside(request, "not_found", 404)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return _outside(request, "internal_server_error", 500, lambda: defaults.server_error(request))
+    """Of the admin Django's own page: ours would ask the database, which may be what failed."""
+    return defaults.server_error(request) if is_admin_page(request) else plain("internal_server_error", 500)
