@@ -70,6 +70,24 @@ def test_the_rights_of_a_group_are_on_record_also_when_it_goes(client: Client) -
     assert not Group.objects.filter(name="Analysts").exists()
 
 
+def test_nobody_makes_themselves_more_than_they_are(desk: Desk, superuser: User) -> None:
+    """With all of Django's rights over staff and groups."""
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(content_type__app_label="auth"))
+    client, group = desk(clerk), Group.objects.get(name="Support")
+    before = list(User.objects.order_by("pk").values()), list(Group.permissions.through.objects.order_by("pk").values())
+
+    assert client.get(STAFF).status_code == 200, "to look is theirs"
+    secret = {"password1": "correct-horse-battery", "password2": "correct-horse-battery", "usable_password": "true"}
+    for place in (f"{STAFF}{clerk.pk}/change/", f"{STAFF}{superuser.pk}/password/", f"{GROUPS}{group.pk}/change/"):
+        form = {"username": "clerk", "is_superuser": "on", "is_staff": "on", "groups": [group.pk], **secret}
+        assert client.post(place, form).status_code == 403, place
+    for place in (f"{STAFF}add/", f"{GROUPS}add/", f"{GROUPS}{group.pk}/delete/", f"{STAFF}{superuser.pk}/delete/"):
+        assert client.post(place, {**secret, "username": "x", "name": "x", "post": "yes"}).status_code == 403, place
+    now = list(User.objects.order_by("pk").values()), list(Group.permissions.through.objects.order_by("pk").values())
+    assert now == before
+
+
 def test_who_did_anything_here_is_not_deleted_for_the_record_would_go_with_them(
     client: Client, desk: Desk, editor: User, coach: Influencer
 ) -> None:

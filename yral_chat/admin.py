@@ -18,8 +18,18 @@ from yral_chat.staff import DeskAdmin
 admin.site.unregister([User, Group])
 
 
-class BeforeAndAfter(DeskAdmin):
-    """Who changes rights leaves in the log what stood there before and after, as Django's history shows it."""
+class Rights(DeskAdmin):
+    """Who changes rights leaves in the log what stood there before and after, as Django's history shows it. Superusers
+    alone do: whoever writes here can make themselves one, or set a superuser's password."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return _is_superuser(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_superuser(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_superuser(request)
 
     def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
         message = super().construct_change_message(request, form, formsets, add)
@@ -40,6 +50,10 @@ class BeforeAndAfter(DeskAdmin):
             LogEntry.objects.log_actions(request.user.pk, [one], DELETION, change_message=message)
 
 
+def _is_superuser(request: HttpRequest) -> bool:
+    return isinstance(request.user, User) and request.user.is_active and request.user.is_superuser
+
+
 def _change(form: Any, name: str, before: Any) -> str:
     label = form.fields[name].label or name
     if "password" in name:
@@ -58,7 +72,7 @@ def _written(value: Any) -> str:
 
 
 @admin.register(User)
-class StaffAdmin(BeforeAndAfter, UserAdmin, DeskAdmin):
+class StaffAdmin(Rights, UserAdmin, DeskAdmin):
     """Rights come from groups alone, so that one can see who may do what."""
 
     form, add_form, change_password_form = UserChangeForm, UserCreationForm, AdminPasswordChangeForm
@@ -91,7 +105,7 @@ class StaffAdmin(BeforeAndAfter, UserAdmin, DeskAdmin):
 
 
 @admin.register(Group)
-class StaffGroupAdmin(BeforeAndAfter, GroupAdmin, DeskAdmin):
+class StaffGroupAdmin(Rights, GroupAdmin, DeskAdmin):
     pass
 
 
