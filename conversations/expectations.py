@@ -10,6 +10,10 @@ from conversations.languages import LANGUAGES, is_in, known_as, language_of
 
 LONGEST_PATTERN = 300  # characters
 PATIENCE = 0.5  # seconds for a pattern: some take for ever
+MOST_STEPS = 20_000  # that a pattern may be compiled into: each takes memory
+PIECE = regex.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*+\]|\{[^{}]*\}|.", regex.DOTALL)
+HIDDEN = regex.compile(r"\(\?(?:#|[a-zA-Z]*x)")  # comments, in which anything may stand
+CALL = regex.compile(r"\(\?(?:R|[-+]?\d|&|P>)")  # of a pattern by itself: it takes memory without end
 SHOWN = 60  # characters of a value, in a sentence
 
 
@@ -50,11 +54,39 @@ def problem(kind: str, value: str) -> str:
 def _wrong_with(pattern: str) -> str:
     if len(pattern) > LONGEST_PATTERN:
         return f"A pattern has at most {LONGEST_PATTERN} characters."
+    if CALL.search(pattern) or HIDDEN.search(pattern):
+        return "A pattern can't call itself here, and holds no comments."
+    if _steps(pattern) > MOST_STEPS:
+        return "This pattern repeats too much: repeats within repeats multiply."
     try:
         regex.compile(pattern)
     except (regex.error, RecursionError, OverflowError, ValueError) as exc:
         return f"This is no pattern: {str(exc)[:120]}."
     return ""
+
+
+def _steps(pattern: str) -> int:
+    """About how many it becomes: the module writes out what is repeated, as often as it must be there and once more."""
+    groups, last = [0], 0
+    for piece in PIECE.findall(pattern):
+        if piece == "(":
+            groups.append(0)
+            last = 1
+        elif piece == ")" and len(groups) > 1:
+            last = groups.pop() + 1
+            groups[-1] += last
+        elif piece == "+" or (piece[0] == "{" and piece != "{"):
+            more = last * (1 if piece == "+" else _least(piece))
+            groups[-1] += more
+            last += more
+        elif piece not in ("*", "?"):
+            last = 1
+            groups[-1] += 1
+    return sum(groups)
+
+
+def _least(count: str) -> int:
+    return int("0" + "".join(filter(str.isdecimal, count.partition(",")[0])))
 
 
 def judged(kind: str, value: str, answer: str) -> Judgement:
@@ -83,6 +115,8 @@ def _at_most(value: str, answer: str) -> Judgement:
 
 def _matches(value: str, answer: str) -> Judgement:
     sentence = f"Matches {_short(value)}"
+    if _wrong_with(value):
+        return Judgement(False, f"{sentence}: this is no pattern")
     try:
         return Judgement(regex.search(value, answer, timeout=PATIENCE, concurrent=True) is not None, sentence)
     except TimeoutError:
