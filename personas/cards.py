@@ -25,7 +25,10 @@ LEFT_OUT = {
     "modification_date": "the day it was changed",
 }
 CHAR, USER = re.compile(r"\{\{char\}\}|<bot>", re.IGNORECASE), re.compile(r"\{\{user\}\}|<user>", re.IGNORECASE)
-GONE = re.compile(r"\{\{original\}\}|\{\{//.*?\}\}|\{\{comment:.*?\}\}", re.IGNORECASE | re.DOTALL)
+GONE = re.compile(
+    r"\{\{original\}\}|\{\{(?://|comment:)(?:(?!\{\{|\}\}).)*+\}\}",  # in time that grows with the text alone
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def is_card(document: Any) -> bool:
@@ -78,7 +81,7 @@ def _headed(title: str, text: str) -> str:
 
 def _greeting(text: str, name: str) -> str:
     """It has no variables here: the name stands as it is, and the user's is left out."""
-    without_user = re.sub(rf",?[ \t]*(?:{USER.pattern})", "", GONE.sub("", text), flags=re.IGNORECASE)
+    without_user = re.sub(rf",?[ \t]{{0,9}}(?:{USER.pattern})", "", GONE.sub("", text), flags=re.IGNORECASE)
     return CHAR.sub(lambda _: name, without_user).strip()
 
 

@@ -7,6 +7,7 @@ import json
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,15 @@ def test_a_file_made_to_take_for_ever_does_not(begin: str, piece: str) -> None:
     began = time.process_time()
     assert exchange.read(ours(one(system_instructions=begin + piece * (20_000 // len(piece)))))
     assert time.process_time() - began < 0.8
+
+
+@pytest.mark.parametrize("piece", ["{{//", " ", "{{comment:"])
+def test_neither_does_a_card(piece: str) -> None:
+    text = "a" + piece * (60_000 // len(piece)) + "x"
+    began = time.process_time()
+    with suppress(exchange.NotImportable):  # it's too long for a greeting
+        exchange.read(card(description=text, first_mes=text))
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
