@@ -70,22 +70,24 @@ def _json(value: Any) -> str:
 
 def compared(before: str, after: str) -> list[Piece]:
     """First by lines, then, where lines differ, by words."""
-    pieces = []
+    pieces, left = [], 4 * MOST_WORDS**2
     old_lines, new_lines = before.splitlines(keepends=True), after.splitlines(keepends=True)
     if max(len(old_lines), len(new_lines)) > MOST_LINES:
         return [Piece(kind, text) for kind, text in (("removed", before), ("added", after)) if text]
     for kind, old, new in _blocks(old_lines, new_lines, autojunk=True):
         if kind == "equal":
             pieces.append(Piece("same", "".join(old)))
-        else:
-            pieces += _by_words("".join(old), "".join(new))
+            continue
+        old_words, new_words = WORDS.findall("".join(old)), WORDS.findall("".join(new))
+        cost = len(old_words) * len(new_words)
+        if cost > min(left, MOST_WORDS**2):
+            old_words, new_words, cost = ["".join(old)], ["".join(new)], 0
+        left -= cost
+        pieces += _by_words(old_words, new_words)
     return _joined(pieces)
 
 
-def _by_words(before: str, after: str) -> Iterator[Piece]:
-    old_words, new_words = WORDS.findall(before), WORDS.findall(after)
-    if len(old_words) * len(new_words) > MOST_WORDS**2:
-        old_words, new_words = [before], [after]
+def _by_words(old_words: list[str], new_words: list[str]) -> Iterator[Piece]:
     for kind, old, new in _blocks(old_words, new_words):
         if kind == "equal":
             yield Piece("same", "".join(old))

@@ -1,5 +1,6 @@
 """Two texts word by word."""
 
+import random
 import time
 
 import pytest
@@ -29,9 +30,14 @@ def test_it_shows_what_was_taken_out_and_put_in(before: str, after: str, shown: 
     assert "".join(marks[piece.kind].format(piece.text) for piece in compared(before, after)) == shown
 
 
+# Passages that differ, each of few words that come again and again, between lines that don't
+chance = random.Random(2)
+MANY = [tuple("".join(f"{n}\n{' '.join(chance.choices('abcde', k=740))}\n" for n in range(66)) for _ in range(2))]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("a b\n" * 50, "a c\n" * 60), ("x" * 5000, "y"), ("w " * 4000, "v " * 4000), ("\n" * 30_000, "")],
+    [("a b\n" * 50, "a c\n" * 60), ("x" * 5000, "y"), ("w " * 4000, "v " * 4000), ("\n" * 30_000, ""), *MANY],
 )
 def test_nothing_is_lost_and_nobody_waits(before: str, after: str) -> None:
     began = time.process_time()
