@@ -112,7 +112,8 @@ class SamplePage(PersonaPage):
     def get(self, request: HttpRequest, sample_id: int | None = None) -> HttpResponse:
         sample = self._sample(sample_id)
         lines = Lines(initial=sample.expectations if sample else None)
-        return self._shown(sample, MessageForm(initial={"message": sample.message if sample else ""}), lines)
+        form = MessageForm(initial={"message": sample.message if sample else ""})
+        return self._shown(sample, form, lines, revision=sample_runs.revision_of(sample) if sample else "")
 
     def post(self, request: HttpRequest, sample_id: int | None = None) -> HttpResponse:
         sample = self._sample(sample_id)
@@ -121,17 +122,19 @@ class SamplePage(PersonaPage):
             return self._done("The message is deleted. Earlier runs keep theirs.")
         form, lines = MessageForm(request.POST), Lines(request.POST)
         if not (form.is_valid() and lines.is_valid()):
-            return self._shown(sample, form, lines)
+            return self._shown(sample, form, lines, revision=request.POST.get("revision", ""))
         try:
             sample_runs.save_sample(
                 sample=sample or SampleMessage(influencer=self.state.persona),
                 message=form.cleaned_data["message"].replace("\r\n", "\n"),
                 expected=[line for line in lines.cleaned_data if line.get("kind")],
                 author=_staff(request),
+                revision=request.POST.get("revision", ""),
             )
         except Conflict as exc:
             form.add_error("message", str(exc))
-            return self._shown(sample, form, lines)
+            now = sample and SampleMessage.objects.filter(pk=sample.pk).first()
+            return self._shown(now or sample, form, lines, revision=sample_runs.revision_of(now) if now else "")
         return self._done("The message is saved.")
 
     def _sample(self, sample_id: int | None) -> SampleMessage | None:
@@ -143,9 +146,17 @@ class SamplePage(PersonaPage):
             raise Http404
         return found
 
-    def _shown(self, sample: SampleMessage | None, form: MessageForm, lines: BaseFormSet) -> HttpResponse:
+    def _shown(
+        self, sample: SampleMessage | None, form: MessageForm, lines: BaseFormSet, *, revision: str
+    ) -> HttpResponse:
         heading = "Test message" if sample else "New test message"
-        known = {"sample": sample, "form": form, "lines": lines, "languages": ", ".join(LANGUAGES)}
+        known = {
+            "sample": sample,
+            "form": form,
+            "lines": lines,
+            "revision": revision,
+            "languages": ", ".join(LANGUAGES),
+        }
         return self.page("conversations/sample.html", heading, **known)
 
     def _done(self, said: str) -> HttpResponse:

@@ -2,6 +2,7 @@
 that nobody watches stands still, and goes on where it was."""
 
 import datetime as dt
+import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -27,16 +28,34 @@ JUDGED = (State.GREEN, State.RED)
 
 
 @write_transaction()
-def save_sample(*, sample: SampleMessage, message: str, expected: list[dict[str, str]], author: User) -> None:
-    """A new one or a changed one; the persona's log has both texts. Raises Conflict if the persona has too many."""
+def save_sample(
+    *, sample: SampleMessage, message: str, expected: list[dict[str, str]], author: User, revision: str = ""
+) -> None:
+    """A new one or a changed one; the persona's log has both texts. Raises Conflict if the persona has too many, or if
+    somebody changed or deleted this one since `revision`."""
     known = SampleMessage.objects.filter(influencer=sample.influencer_id)
     if sample.pk is None and known.count() >= MOST_SAMPLES:
         raise Conflict(f"A persona has at most {MOST_SAMPLES} tests.", reason="too_many_samples")
-    before = "" if sample.pk is None else f"Before: {_written(sample)}\n"
+    before = "" if sample.pk is None else f"Before: {_written(_as_it_is(sample, revision))}\n"
     sample.message, sample.expectations = message, expected
     sample.save()
     did = "Changed a test." if before else "Wrote a test."
     audit.record(author, sample.influencer, did, {}, note=f"{before}Now: {_written(sample)}")
+
+
+def _as_it_is(sample: SampleMessage, revision: str) -> SampleMessage:
+    stored = SampleMessage.objects.select_for_update(no_key=True).filter(pk=sample.pk).first()
+    if stored is None:
+        raise Conflict("Somebody deleted this test meanwhile: write yours as a new one.", reason="deleted")
+    if revision_of(stored) != revision:
+        theirs = f"Somebody changed this test meanwhile. It says now: {_written(stored)}."
+        raise Conflict(f"{theirs} Yours is here: save again to put it in place of theirs.", reason="changed_meanwhile")
+    return stored
+
+
+def revision_of(sample: SampleMessage) -> str:
+    """Another one after each change. Forms carry it."""
+    return hashlib.sha256(_written(sample).encode()).hexdigest()[:32]
 
 
 @write_transaction()

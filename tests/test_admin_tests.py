@@ -171,6 +171,22 @@ def test_a_message_is_changed_and_deleted_and_earlier_runs_keep_it(
     assert "Hello!" in page(client, at(drafted, f"runs/{SampleRun.objects.get().pk}/")).text
 
 
+def test_who_changes_a_test_after_somebody_else_sees_theirs_first(client: Client, drafted: Influencer) -> None:
+    sample = written(client, drafted, "Hello!", ("contains", "a"))
+    place = f"{sample.pk}/"
+    form = page(client, at(drafted, place)).form("sample_form")
+    write(client, drafted, "First wrote this.", ("contains", "first"), on=place)
+
+    mine = {**form, "message": ["Second wrote that."]}
+    told = Page(client.post(at(drafted, place), mine))
+
+    assert "It says now: “First wrote this.” – contains first." in told.text
+    assert told.form("sample_form")["message"] == ["Second wrote that."]
+    assert SampleMessage.objects.get().message == "First wrote this."
+    client.post(at(drafted, place), told.form("sample_form"))
+    assert SampleMessage.objects.get().message == "Second wrote that."
+
+
 # A run
 
 
