@@ -11,6 +11,7 @@ import pytest
 from axes.models import AccessAttempt, AccessLog
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 from django.utils import timezone
@@ -42,19 +43,22 @@ def rows(alice: Api, coach: Influencer) -> dict[str, Any]:
     alice.send(chat, "Words of alice's")
     upload = upload_row("alice")
     login = {"username": "somebody", "ip_address": "198.51.100.7"}
+    somebody = User.objects.create_user("somebody", is_staff=True)
+    LogEntry.objects.log_actions(somebody.pk, [coach], CHANGE, change_message="Words of a change's")
     return {
+        "logentry": LogEntry.objects.get().pk,
         "influencer": coach.pk,
         "conversation": chat,
         "message": Message.objects.get(role="user").pk,
         "turn": Turn.objects.get().pk,
         "mediaupload": upload.pk,
         "upload_id": upload.pk,
-        "user": User.objects.create_user("somebody", is_staff=True).pk,
+        "user": somebody.pk,
         "group": Group.objects.get(name="Support").pk,
         "accessattempt": AccessAttempt.objects.create(**login, failures_since_start=1).pk,
         "accesslog": AccessLog.objects.create(**login).pk,
         "reading": Reading.objects.create(
-            reader=User.objects.get(), user_id="alice", reason="Words of a colleague's", valid_until=timezone.now()
+            reader=somebody, user_id="alice", reason="Words of a colleague's", valid_until=timezone.now()
         ).pk,
     }
 

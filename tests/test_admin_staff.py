@@ -11,7 +11,7 @@ from personas.models import Influencer
 from tests.personas.page import Page
 from tests.test_admin_personas import PAYLOAD, assert_inert, change, page, saved, submit
 
-STAFF, GROUPS = "/admin/auth/user/", "/admin/auth/group/"
+STAFF, GROUPS, CHANGES = "/admin/auth/user/", "/admin/auth/group/", "/admin/admin/logentry/"
 Desk = Callable[[User], Client]
 
 
@@ -103,6 +103,25 @@ def test_who_did_anything_here_is_not_deleted_for_the_record_would_go_with_them(
 
     assert client.post(f"{STAFF}{newcomer.pk}/delete/", {"post": "yes"}).status_code == 302
     assert not User.objects.filter(pk=newcomer.pk).exists()
+
+
+def test_superusers_see_what_was_changed_also_of_what_is_gone_and_change_nothing_of_it(
+    client: Client, desk: Desk, publisher: User, make_influencer: Callable[..., Influencer]
+) -> None:
+    persona = make_influencer(display_name=f"Gone {PAYLOAD[:60]}", system_instructions=f"She said {PAYLOAD}")
+    client.post(f"/admin/personas/influencer/{persona.pk}/delete/", {"post": "yes"})
+    entry = LogEntry.objects.get(object_id=persona.pk)
+    one = f"{CHANGES}{entry.pk}/change/"
+
+    for url in (CHANGES, f"{CHANGES}?q=Gone", one):
+        assert "Gone" in page(client, url).text
+        assert_inert(page(client, url))
+        assert desk(publisher).get(url).status_code == 403
+    assert "She said" in page(client, one).text
+    for place in (f"{CHANGES}add/", one, one.replace("change", "delete")):
+        assert client.post(place, {"post": "yes", "object_repr": "x"}).status_code == 403
+    client.post(CHANGES, {"action": "delete_selected", "_selected_action": [entry.pk], "post": "yes"})
+    assert LogEntry.objects.filter(pk=entry.pk, object_repr=entry.object_repr).exists()
 
 
 def test_markup_in_a_name_is_inert_in_the_record(client: Client, editor: User) -> None:

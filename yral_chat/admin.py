@@ -1,5 +1,6 @@
 """Staff, their groups and their logins: pages of Django and Axes, in the theme of the others."""
 
+import json
 from typing import Any
 
 from axes.admin import AccessAttemptAdmin, AccessLogAdmin
@@ -10,10 +11,12 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.text import Truncator
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget as GroupBoxes
 
-from yral_chat.staff import DeskAdmin
+from yral_chat.desk import readable
+from yral_chat.staff import DeskAdmin, ReadOnlyAdmin
 
 admin.site.unregister([User, Group])
 
@@ -88,9 +91,10 @@ class StaffAdmin(Rights, UserAdmin, DeskAdmin):
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """The record of what somebody did would go with them: they are switched off instead."""
-        *found, protected = super().get_deleted_objects(objs, request)
+        *found, needed, protected = super().get_deleted_objects(objs, request)
         acted = User.objects.filter(pk__in=[one.pk for one in objs], logentry__isnull=False).distinct()
-        return *found, [*protected, *(f"The record of what {one} did here" for one in acted)]
+        kept = [f"The record of what {one} did here" for one in acted]
+        return *found, needed - {str(LogEntry._meta.verbose_name)}, [*protected, *kept]
 
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         kwargs |= {"widget": GroupBoxes(), "help_text": "They get the rights of all their groups."}
@@ -107,6 +111,48 @@ class StaffAdmin(Rights, UserAdmin, DeskAdmin):
 @admin.register(Group)
 class StaffGroupAdmin(Rights, GroupAdmin, DeskAdmin):
     pass
+
+
+@admin.register(LogEntry)
+class ChangeAdmin(ReadOnlyAdmin):
+    """Who changed what, also of what is gone. For superusers: it holds what stood there before and after."""
+
+    list_display = ("action_time", "user", "content_type", "object_repr", "action_flag", "summary")
+    list_select_related = ("user", "content_type")
+    list_filter = (
+        "action_flag",
+        ("content_type", admin.RelatedOnlyFieldListFilter),
+        ("user", admin.RelatedOnlyFieldListFilter),
+    )
+    search_fields = ("object_repr", "object_id__exact", "user__username__exact")
+    search_help_text = "The name or the whole id of what was changed, or the name of a colleague."
+    ordering = ("-id",)
+    fields = readonly_fields = (
+        "action_time",
+        "user",
+        "content_type",
+        "object_repr",
+        "object_id",
+        "action_flag",
+        "record",
+    )
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_superuser(request)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return _is_superuser(request)
+
+    @admin.display(description="what")
+    def summary(self, entry: LogEntry) -> str:
+        return Truncator(entry.get_change_message()).chars(120)
+
+    @admin.display(description="before and after")
+    def record(self, entry: LogEntry) -> str:
+        try:
+            return readable(json.loads(entry.change_message), None)
+        except ValueError:
+            return entry.change_message or "–"
 
 
 class NothingToEdit:

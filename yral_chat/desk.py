@@ -91,6 +91,7 @@ JOBS: dict[str, list[Page]] = {
     "System": [
         Page("Staff", "badge", "Who may come here, and what they may do.", "auth.User"),
         Page("Groups", "groups", "Rights that several people share.", "auth.Group"),
+        Page("Changes", "edit_note", "Who changed what, and what stood there before.", "admin.LogEntry"),
         Page("Failed logins", "lock", "Unlock a colleague whose password was wrong too often.", "axes.AccessAttempt"),
         Page("Readings", "visibility", "Who read whose conversation, when and why.", "conversations.Reading"),
         Page("Logins", "history", "Who logged in, when and from where.", "axes.AccessLog"),

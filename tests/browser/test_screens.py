@@ -21,6 +21,7 @@ SCREENS = {
     "new-staff": "/admin/auth/user/add/",
     "groups": "/admin/auth/group/",
     "new-group": "/admin/auth/group/add/",
+    "changes": "/admin/admin/logentry/",
     "readings": "/admin/conversations/reading/",
     "failed-logins": "/admin/axes/accessattempt/",
     "logins": "/admin/axes/accesslog/",
