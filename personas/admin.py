@@ -19,6 +19,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from personas import audit, desk, importing
 from personas.differences import Difference, differences
+from personas.fields import LinesField, StrictDecoder, TraitsField
 from personas.models import VERSIONED, Influencer, InfluencerQuerySet, PersonaVersion
 from personas.serializers import SHOWN_STATUSES, absolute
 from personas.services import set_status
@@ -29,13 +30,6 @@ MEANWHILE = (
     "Somebody changed this persona while you were writing. Your text is all here: "
     "look at what differs, then save again."
 )
-
-
-class StrictDecoder(json.JSONDecoder):
-    """Python's own takes NaN and halves of characters, and the page that says so can't be sent."""
-
-    def decode(self, s: str, *args: Any) -> Any:
-        return orjson.loads(s)
 
 
 class Text(UnfoldAdminTextareaWidget):
@@ -65,6 +59,11 @@ class InfluencerForm(forms.ModelForm):
             "suggested_messages": Text(attrs={"rows": 3, "cols": 80}),
             "personality_traits": Text(attrs={"rows": 3, "cols": 80}),
             "metadata": Text(attrs={"rows": 2, "cols": 80}),
+        }
+        field_classes: ClassVar[Any] = {"suggested_messages": LinesField, "personality_traits": TraitsField}
+        help_texts: ClassVar[Any] = {
+            "suggested_messages": "First messages that a user can tap, one to a line.",
+            "personality_traits": "One to a line, each a name and what it is like, as in “tone: warm”.",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

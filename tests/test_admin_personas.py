@@ -277,8 +277,11 @@ def test_staff_can_empty_every_field_that_may_be_empty(
         ("avatar_url", "javascript:alert(1)"),
         ("avatar_url", "http://pictures.example/a.png"),
         ("suggested_messages", '{"a": 1}'),
-        ("suggested_messages", "Plan my week"),
+        ("suggested_messages", "Plan my \x00 week"),
         ("suggested_messages", '["one", 2]'),
+        ("suggested_messages", "[as written in a letter]"),
+        ("personality_traits", "warm"),
+        ("personality_traits", "tone: warm\ntone: cold"),
         ("suggested_messages", '["\\ud83d"]'),
         ("suggested_messages", '["\\u0000"]'),
         ("personality_traits", "[1]"),
@@ -809,7 +812,7 @@ def test_a_broken_list_of_suggestions_breaks_neither_the_api_nor_the_admin(
         assert alice.get(path).status_code == 200
     assert alice.send(opened["id"]).status_code == 200
     assert page(publishing, LIST)
-    assert page(publishing, change(coach)).form("influencer_form")["suggested_messages"]
+    assert "suggested_messages" in page(publishing, change(coach)).form("influencer_form")
     # and staff can repair it there
     saved(submit(publishing, change(coach), suggested_messages='["Plan my week"]'))
     published(publishing, coach)
@@ -825,6 +828,40 @@ def test_broken_traits_break_neither_the_turn_nor_the_admin(
 
     assert alice.send(conversation).status_code == 200
     assert page(at_desk, change(coach))
+
+
+def test_lists_and_traits_are_written_a_line_each(at_desk: Client, coach: Influencer) -> None:
+    suggested, told = "Plan my week\r\n\r\n  What to eat? \r\n", "tone: warm\r\nenergy: high: always\r\n"
+    saved(submit(at_desk, change(coach), suggested_messages=suggested, personality_traits=told))
+
+    draft = coach.versions.get(published_at=None)
+    assert draft.suggested_messages == ["Plan my week", "What to eat?"]
+    assert draft.personality_traits == {"tone": "warm", "energy": "high: always"}
+    shown = page(at_desk, change(coach)).form("influencer_form")
+    assert (shown["suggested_messages"], shown["personality_traits"]) == (
+        ["Plan my week\r\nWhat to eat?"],
+        ["tone: warm\r\nenergy: high: always"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("suggested_messages", ["two\nlines"]),
+        ("suggested_messages", [" spaced", "["]),
+        ("suggested_messages", ["[1]"]),
+        ("personality_traits", {"energy": 5}),
+        ("personality_traits", {"a: b": "c"}),
+        ("personality_traits", {"likes": ["tea"]}),
+        ("personality_traits", {}),
+    ],
+)
+def test_what_lines_cannot_say_comes_back_as_it_was(at_desk: Client, coach: Influencer, name: str, value: Any) -> None:
+    Influencer.objects.update(**{name: value})
+
+    saved(submit(at_desk, change(coach), deflection="Another one"))
+
+    assert getattr(coach.versions.get(published_at=None), name) == value
 
 
 # Deleting, which only superusers may
