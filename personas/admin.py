@@ -56,8 +56,8 @@ class InfluencerForm(forms.ModelForm):
             "initial_greeting": Text(attrs={"rows": 3, "cols": 80}),
             "description": Text(attrs={"rows": 2, "cols": 80}),
             "deflection": Text(attrs={"rows": 2, "cols": 80}),
-            "suggested_messages": Text(attrs={"rows": 3, "cols": 80}),
-            "personality_traits": Text(attrs={"rows": 3, "cols": 80}),
+            "suggested_messages": Text(attrs={"rows": 5, "cols": 80}),
+            "personality_traits": Text(attrs={"rows": 5, "cols": 80}),
             "metadata": Text(attrs={"rows": 2, "cols": 80}),
         }
         field_classes: ClassVar[Any] = {"suggested_messages": LinesField, "personality_traits": TraitsField}
