@@ -5,6 +5,8 @@ UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 VENV := $(or $(UV_PROJECT_ENVIRONMENT),.venv)
 PYTHON := $(VENV)/bin/python
 export UV_PYTHON_PREFERENCE ?= system
+# Many tests wait for timeouts and for servers: one more at a time than there are processors.
+export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN || echo 1) + 1)
 # gunicorn reads this variable itself, before our settings, and crashes over a blank one.
 NO_BLANK := [ -n "$$WEB_CONCURRENCY" ] || unset WEB_CONCURRENCY
 
@@ -37,7 +39,7 @@ serve: ## The production server alone, configured by the environment
 	@$(PYTHON) manage.py collectstatic --noinput --verbosity 0
 	@$(NO_BLANK); exec env MALLOC_ARENA_MAX=2 $(PYTHON) -m gunicorn -c deploy/gunicorn.conf.py
 
-test: install ## The tests but for the drills, which start servers and browsers: two minutes
+test: install ## The tests but for the drills, which start servers and browsers
 	$(PYTHON) -m pytest -n auto -m "not drill"
 
 soak: install ## A few minutes of faults, retries and kills; says at the end whether anything was lost
