@@ -212,13 +212,21 @@ Look = Callable[[Waiting], Claim | Outcome | Busy]
 
 
 def _looking_for(conversation_id: str, user_id: str, draft: Draft) -> Look:
+    arrived = timezone.now()
+
     def look(waiting: Waiting) -> Claim | Outcome | Busy:
         conversation = _to_talk_in(conversation_id, user_id)
         uploads = _uploads_of(draft, user_id)
         measured = replace(draft, audio_duration_seconds=_seconds(draft, uploads))
         since = conversation.message_count if waiting.since is None else waiting.since
         return turns.claim_for_draft(
-            conversation, measured, list(uploads), since, joined=waiting.joined, is_next=waiting.place.is_first
+            conversation,
+            measured,
+            list(uploads),
+            since,
+            arrived=arrived,
+            joined=waiting.joined,
+            is_next=waiting.place.is_first,
         )
 
     return look

@@ -48,7 +48,8 @@ _NEWEST_QUESTION = Statement(
         .filter(role=Message.Role.USER)
         .newest_first()
         .values(
-            *("id", "sequence", "body_hash", "answer__id", "turn__idempotency_key", "turn__client_message_id"),
+            *("id", "sequence", "body_hash", "answer__id", "answer__created_at"),
+            *("turn__idempotency_key", "turn__client_message_id"),
         )[:1]
     ),
     uuid.UUID(int=1),
@@ -140,16 +141,17 @@ def claim_for_draft(
     uploads: list[str],
     since: int,
     *,
+    arrived: dt.datetime,
     joined: uuid.UUID | None = None,
     is_next: bool,
 ) -> Claim | Outcome | Busy:
-    """In a transaction that holds the conversation's lock. What was stored after `since` messages is the draft's if it
-    is the same, and so is the question that it `joined` when somebody else ran it. Only who `is_next` begins a turn.
-    Raises Conflict where a key belongs to another body."""
+    """In a transaction that holds the conversation's lock. What was stored after `since` messages, or answered after
+    the draft `arrived`, is the draft's if it is the same, and so is the question that it `joined` when somebody else
+    ran it. Only who `is_next` begins a turn. Raises Conflict where a key belongs to another body."""
     question = (
         (joined and _question(conversation, joined))
         or _with_the_same_key(conversation, draft)
-        or _the_same_again(conversation, draft, since)
+        or _the_same_again(conversation, draft, since, arrived)
     )
     if question:
         _adopt_keys(question.turn, draft)
@@ -211,13 +213,14 @@ def _question(conversation: Conversation, question_id: uuid.UUID) -> Message | N
     return found
 
 
-def _the_same_again(conversation: Conversation, draft: Draft, since: int) -> Message | None:
-    """The newest question, if it is this draft and waits for its answer, or came while the draft waited for its turn.
-    One that has another key is another message, even if it says the same."""
+def _the_same_again(conversation: Conversation, draft: Draft, since: int, arrived: dt.datetime) -> Message | None:
+    """The newest question, if it is this draft and waits for its answer, or did when the draft came (a busy service may
+    look only after that), or came while the draft waited for its turn. One that has another key is another message,
+    even if it says the same."""
     newest = _NEWEST_QUESTION.first(conversation.pk)
     if newest is None or newest["body_hash"] != draft.body_hash:
         return None
-    if newest["answer__id"] and newest["sequence"] <= since:
+    if newest["answer__id"] and newest["sequence"] <= since and newest["answer__created_at"] <= arrived:
         return None
     if any((newest[f"turn__{name}"] or key) != key for name, key in draft.keys.items()):
         return None

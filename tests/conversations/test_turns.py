@@ -196,7 +196,7 @@ def begin(conversation: Conversation, content: str = "Hello!") -> turns.Claim:
     draft = turns.Draft("text", content, [], None, None)
     with transaction.atomic():
         mine = get_owned(str(conversation.pk), "alice", lock=True)
-        claim = turns.claim_for_draft(mine, draft, [], 0, is_next=True)
+        claim = turns.claim_for_draft(mine, draft, [], 0, arrived=timezone.now(), is_next=True)
     assert isinstance(claim, turns.Claim)
     return claim
 
@@ -300,19 +300,38 @@ def test_a_dead_turn_delays_another_message_no_longer_than_its_lock(
     assert alice.send(conversation, "a third").status_code == 200
 
 
+def said_again(
+    conversation: Conversation, arrived: dt.datetime, joined: uuid.UUID | None = None
+) -> turns.Claim | turns.Outcome | turns.Busy:
+    """By somebody whose first look came only now."""
+    draft = turns.Draft("text", "Hello!", [], None, None)
+    with transaction.atomic():
+        mine = get_owned(str(conversation.pk), "alice", lock=True)
+        return turns.claim_for_draft(mine, draft, [], mine.message_count, arrived=arrived, joined=joined, is_next=True)
+
+
 def test_who_joined_a_turn_that_somebody_else_took_over_gets_its_answer(
     alice: Api, conversation: Conversation, gemini: FakeGemini
 ) -> None:
     """And doesn't ask once more: what it joined is answered by now, and it isn't newer than its arrival."""
     question = uuid.UUID(alice.send(conversation).json()["user_message"]["id"])
-    draft = turns.Draft("text", "Hello!", [], None, None)
 
-    with transaction.atomic():
-        mine = get_owned(str(conversation.pk), "alice", lock=True)
-        found = turns.claim_for_draft(mine, draft, [], mine.message_count, joined=question, is_next=True)
+    found = said_again(conversation, timezone.now(), question)
 
     assert isinstance(found, turns.Outcome)
     assert found.question.pk == question
+
+
+def test_a_copy_that_came_before_the_answer_gets_it_however_late_it_is_looked_at(
+    alice: Api, conversation: Conversation, gemini: FakeGemini
+) -> None:
+    question = uuid.UUID(alice.send(conversation).json()["user_message"]["id"])
+    answered = Message.objects.get(role="assistant", sequence=3).created_at
+
+    found = said_again(conversation, answered - dt.timedelta(milliseconds=1))
+    assert isinstance(found, turns.Outcome)
+    assert found.question.pk == question
+    assert isinstance(said_again(conversation, answered), turns.Claim)
 
 
 def test_a_question_that_an_older_version_asked_is_like_any_other(
